@@ -1,0 +1,90 @@
+"""Derived random streams: noise that is a function of names, not of history.
+
+A stream is rebuilt from the seed and the names of what it is for, so a resumed or re-sharded run
+goes on with the same numbers although no generator state was ever saved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+__all__ = ["Shard", "Source", "normal", "stream", "uniform"]
+
+
+def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Returns a generator that is a function of its arguments alone.
+
+    Arguments:
+        seed: The seed of the run.
+        *names: What the stream is for, such as `("posterior", step, rank)`; strings or integers.
+        device: Where the numbers are drawn; CPU and CUDA give different numbers.
+
+    Raises:
+        TypeError: If a name is neither a string nor an integer (a float would hash by its
+            rounding error).
+    """
+    for name in names:
+        if not isinstance(name, str | int):
+            raise TypeError(f"names must be strings or integers, got {name!r}")
+    digest = blake2b(repr((int(seed), *names)).encode(), digest_size=8).digest()
+    generator = torch.Generator(device=device)
+    # Seeds are kept below 2**63: negative ones are read differently on CUDA.
+    generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+    return generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A generator whose draws are the rows of one process in the draw of the whole batch.
+
+    Every process draws the numbers for all `world` equal parts and keeps its own, so two
+    processes together use exactly the noise that one process would. Costs `world` times the
+    random numbers, which is small beside a decoder.
+    """
+
+    generator: torch.Generator
+    """stream that all processes share"""
+    rank: int
+    """which part is ours, counted from 0"""
+    world: int
+    """number of parts"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank must be in 0..world-1, got rank {self.rank}, {self.world=}")
+
+
+Source = torch.Generator | Shard | None
+"""Where a function draws from; None is torch's global generator."""
+
+
+def normal(like: Tensor, source: Source = None, *, out: Tensor | None = None) -> Tensor:
+    """Draws standard normal numbers with the shape, dtype and device of `like`.
+
+    Arguments:
+        like: Tensor whose first axis is the batch.
+        source: Generator, shard of one, or None for the global generator.
+        out: Buffer to fill instead of allocating; ignored for a shard.
+    """
+    if isinstance(source, Shard):
+        n = like.shape[0]
+        whole = torch.empty(
+            (n * source.world, *like.shape[1:]), dtype=like.dtype, device=like.device
+        )
+        return whole.normal_(generator=source.generator)[n * source.rank : n * (source.rank + 1)]
+    buffer = torch.empty_like(like) if out is None else out
+    return buffer.normal_(generator=source)
+
+
+def uniform(shape: Sequence[int], like: Tensor, source: Source = None) -> Tensor:
+    """Draws numbers uniform on [0, 1) with the dtype and device of `like`; first axis = batch."""
+    if isinstance(source, Shard):
+        n = shape[0]
+        whole = torch.empty((n * source.world, *shape[1:]), dtype=like.dtype, device=like.device)
+        return whole.uniform_(generator=source.generator)[n * source.rank : n * (source.rank + 1)]
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).uniform_(
+        generator=source
+    )

@@ -68,7 +68,10 @@ def seed(request: pytest.FixtureRequest) -> int:
     return number
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Gives the CPU and, where there is one, the GPU."""
     return torch.device(request.param)

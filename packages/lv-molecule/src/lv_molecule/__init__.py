@@ -4,11 +4,23 @@ from importlib.metadata import version
 
 from lv_molecule.oracles import (
     PROPERTIES,
+    Oracle,
+    OracleBatch,
+    OracleError,
     log_p,
     penalised_logp_normalised,
     penalised_logp_unnormalised,
     qed,
     sa_score,
+)
+from lv_molecule.metrics import (
+    canonical_set,
+    internal_diversity,
+    novelty,
+    top,
+    top_k_against_calls,
+    uniqueness,
+    validity,
 )
 from lv_molecule.pool import Candidate, Pool, ScoredMolecule
 from lv_molecule.strings import (
@@ -25,15 +37,25 @@ __all__ = [
     "PROPERTIES",
     "Candidate",
     "MoleculeError",
+    "Oracle",
+    "OracleBatch",
+    "OracleError",
     "Pool",
     "ScoredMolecule",
     "SelfiesVocabulary",
     "canonical",
+    "canonical_set",
+    "internal_diversity",
     "log_p",
+    "novelty",
     "penalised_logp_normalised",
     "penalised_logp_unnormalised",
     "qed",
     "sa_score",
     "selfies_to_smiles",
     "smiles_to_selfies",
+    "top",
+    "top_k_against_calls",
+    "uniqueness",
+    "validity",
 ]

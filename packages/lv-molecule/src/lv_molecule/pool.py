@@ -129,7 +129,7 @@ class Pool:
             The number of new members.
 
         Raises:
-            ValueError: If a value or latent is not finite, or names or shapes differ between members.
+            ValueError: If a value or latent is not finite, or names or shapes differ.
         """
         new: dict[str, Candidate] = {}
         for candidate in candidates:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def cli_errors(prog: str, *also: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, *also) as error:
+    except tuple([UserError, *also]) as error:
         if is_first_process():
             print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -159,6 +160,7 @@ def _try(settings_type: type[T], flat: Mapping[str, Any]) -> tuple[T | None, str
         with contextlib.redirect_stderr(box), contextlib.redirect_stdout(box):
             settings = tyro.cli(settings_type, args=words, config=(tyro.conf.FlagConversionOff,))
     except SystemExit:
-        lines = [line.strip("│╭╮╰╯─ ") for line in box.getvalue().splitlines()[1:]]
-        return None, " ".join(line for line in lines if line and "full helptext" not in line)
+        lines = [re.sub(r"^[│|]\s*|\s*[│|]$", "", line) for line in box.getvalue().splitlines()]
+        told = [line for line in lines if re.search(r"\w", line) and "full helptext" not in line]
+        return None, " ".join(" ".join(told[1:]).split())  # told[0] is the title of tyro's box
     return settings, ""

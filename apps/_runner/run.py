@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from apps._runner import checkpoint, environment
+from apps._runner import checkpoint, environment, report, table
 from apps._runner.settings import RunSettings, UserError, flatten
 from lv_core.random import stream
 
@@ -223,6 +223,78 @@ class Run:
             tensors = {key: value.clone().contiguous() for key, value in state.items()}
             save_file(tensors, self.folder / "model.safetensors", {"config": json.dumps(config)})
 
+    def finish(
+        self,
+        metrics: Mapping[str, Any],
+        claims: Sequence[Mapping[str, Any]] = (),
+        figures: Mapping[str, object] | None = None,
+        *,
+        tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
+        notes: str = "",
+        seeds: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        """Writes result.json and the report, and prints the claims and where the report is.
+
+        Arguments:
+            metrics: Final numbers by name; nested tables are allowed.
+            claims: Dicts with the keys "claim", "paper", "ours" and "holds" (bool).
+            figures: See `report.save_figures`; curves of metrics.jsonl are added.
+            tables: Title to rows for the report, e.g. of the best samples.
+            notes: What this is, for the head of the report.
+            seeds: All seeds behind the numbers; by default that of the settings.
+
+        Returns:
+            The content of result.json.
+
+        Raises:
+            SystemExit: Status 1, with `check=True`, if a claim does not hold.
+        """
+        for claim in claims:
+            if missing := {"claim", "paper", "ours", "holds"} - claim.keys():
+                raise ValueError(f"claims need {', '.join(sorted(missing))}, got {dict(claim)}")
+        result: dict[str, Any] = {"app": self.app, "preset": self.preset}
+        if self.is_main:
+            result = self._write_result(metrics, claims, seeds or (self.settings.seed,))
+            shown = report.save_figures(self.folder, self._with_curves(figures or {}))
+            record = json.loads((self.folder / "run.json").read_text("utf-8"))
+            page = report.write_report(self.folder, result, record, shown, tables or {}, notes)
+            for claim in result["claims"]:
+                print("  ".join(f"{key}: {report.number(claim[key])}" for key in claim))
+            print(f"report: {page}")
+        if self.settings.check and not all(claim["holds"] for claim in claims):
+            raise SystemExit(1)
+        return result
+
+    def publish(self, results: Path) -> Path:
+        """Writes the numbers worth keeping to `<results>/<app>/<preset>-<device>.json`."""
+        return table.publish(self.folder, results)
+
+    def _with_curves(self, figures: Mapping[str, object]) -> Mapping[str, object]:
+        if "Curves" in figures or (drawn := report.curves(self.folder)) is None:
+            return figures
+        return {**figures, "Curves": (drawn, "Logged values against the step.")}
+
+    def _write_result(
+        self, metrics: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+    ) -> dict[str, Any]:
+        self._truncate()
+        session = json.loads((self.folder / "run.json").read_text("utf-8"))["sessions"][-1]
+        result = {
+            "app": self.app,
+            "preset": self.preset,
+            "device": self.device.type,
+            "seeds": seeds,
+            **{key: session[key] for key in ("commit", "dirty", "hardware", "versions")},
+            "date": datetime.now(UTC).date().isoformat(),
+            "seconds": round(self.seconds, 1),
+            "settings": self._values,
+            "metrics": metrics,
+            "claims": [{**claim, "holds": bool(claim["holds"])} for claim in claims],
+        }
+        write_json(self.folder / "result.json", result)
+        written: dict[str, Any] = json.loads((self.folder / "result.json").read_text("utf-8"))
+        return written
+
     def _on_main(self, function: Callable[..., None], *args: object) -> None:
         """Calls on rank 0; a UserError there is raised in all processes, so that none waits."""
         told = [""]
@@ -239,7 +311,7 @@ class Run:
     def _fetch(self, name: str) -> None:
         from apps._runner.data import checksums, resolve
 
-        record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        record = json.loads((self.folder / "run.json").read_text("utf-8"))
         record["data"][name] = checksums(name, resolve(name, self.settings.data))
         write_json(self.folder / "run.json", record)
 
@@ -277,7 +349,7 @@ class Run:
         record: dict[str, Any] = {"app": self.app, "preset": self.preset, "settings": self._values}
         record |= {"data": {}, "sessions": []}
         if self.settings.resume and path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))  # kept as it was
+            record = json.loads(path.read_text("utf-8"))  # kept as it was
         record["sessions"].append(session)
         return record
 

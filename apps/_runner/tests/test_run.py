@@ -40,7 +40,9 @@ def presets(tmp_path):
 
 
 def start(out, **settings):
-    return Run(RunSettings(out=str(out), **settings), app="made_up", preset="smoke", argv=["smoke"])
+    return Run(
+        RunSettings(out=str(out), **settings), app="made_up", preset="smoke", argv=["smoke"]
+    )
 
 
 def lines(folder):
@@ -97,6 +99,13 @@ def test_two_processes_write_one_folder(presets, tmp_path):
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert list(state["modules"]["net"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert done.stdout.count("report.html") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_processes_refuse_a_folder_together(presets, tmp_path):
+    start(tmp_path / "run").finish({})
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
     again = child(presets, "--out", str(tmp_path / "run"), "--device", "cpu", command=torchrun)
     assert again.returncode != 0
     assert again.stderr.count("holds a finished run; use --resume True or another --out") == 1
@@ -124,7 +133,7 @@ def test_an_unfinished_folder_is_refused(tmp_path):
 
 
 def test_resuming_without_a_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint in .*; leave out --resume$"):
+    with pytest.raises(UserError, match=r"no checkpoint in .*; leave out --resume$"):
         start(tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
 
@@ -164,7 +173,7 @@ def test_a_checkpoint_of_other_settings_names_the_keys(tmp_path):
     start(tmp_path).save(1)
     # where and how fast it runs may change
     assert start(tmp_path, resume=True, threads=0, check=True).load() == {"step": 1}
-    with pytest.raises(UserError, match="other settings: precision 'fp32' -> 'bf16', seed 0 -> 1;"):
+    with pytest.raises(UserError, match="settings: precision 'fp32' -> 'bf16', seed 0 -> 1;"):
         start(tmp_path, resume=True, seed=1, precision="bf16").load()
 
 

@@ -17,16 +17,7 @@ from apps._runner.settings import UserError
 
 __all__ = ["zinc250k"]
 
-COLUMNS = [
-    "smiles",
-    "logP",
-    "SA",
-    "QED",
-    "n_large_rings",
-    "max_ring_excess",
-    "n_heavy",
-    "selfies_len",
-]
+COLUMNS = ("smiles", "logP", "SA", "QED", "n_large_rings", "max_ring_excess", "n_heavy")
 
 
 def zinc250k(sources: Path, made: Path, *, processes: int = 2) -> None:
@@ -40,7 +31,7 @@ def zinc250k(sources: Path, made: Path, *, processes: int = 2) -> None:
         tqdm(total=len(smiles), desc="zinc250k: properties", mininterval=5) as bar,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, "selfies_len"])
         for row, symbols in pool.imap(_zinc_row, smiles, chunksize=200):
             writer.writerow(row)
             counts.update(symbols)
@@ -58,7 +49,7 @@ def _zinc_smiles(path: Path) -> list[str]:
             words = [line.split() for line in file.read().decode().splitlines()] if file else []
     except (tarfile.TarError, OSError, EOFError, StopIteration) as error:
         raise UserError(
-            f"{path.name} is no tar.gz with zinc.txt in it ({type(error).__name__}); try again later"
+            f"{path.name} is no tar.gz with zinc.txt in it ({type(error).__name__}); try again"
         ) from None
     smiles = [word[0] for word in words if word]
     return smiles[1:] if smiles and smiles[0].lower() == "smiles" else smiles
@@ -73,6 +64,6 @@ def _zinc_row(smiles: str) -> tuple[list[object], list[str]]:
     molecule = Chem.MolFromSmiles(smiles)
     excess = [len(ring) - 6 for ring in Chem.GetSSSR(molecule)]
     symbols = list(selfies.split_selfies(selfies.encoder(smiles)))
-    properties = [f"{function(smiles):.4f}" for function in (log_p, sa_score, qed)]
+    properties = [f"{function(molecule):.4f}" for function in (log_p, sa_score, qed)]
     rings = [sum(size > 0 for size in excess), max([0, *excess])]
     return [smiles, *properties, *rings, molecule.GetNumHeavyAtoms(), len(symbols)], symbols

@@ -11,7 +11,7 @@ from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from apps._runner.settings import UserError
 

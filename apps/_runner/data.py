@@ -31,7 +31,7 @@ def registry(path: Path = REGISTRY) -> dict[str, Any]:
 
 def cache_folder() -> Path:
     """Returns the folder of the user cache, e.g. ~/.cache/lv."""
-    import pooch
+    import pooch  # type: ignore[import-untyped]
 
     return Path(pooch.os_cache("lv"))
 

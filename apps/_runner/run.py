@@ -17,14 +17,14 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from apps._runner import checkpoint, environment, report, table
 from apps._runner.settings import RunSettings, UserError, flatten
 from lv_core.random import stream
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped]
 
 __all__ = ["Run", "write_json"]
 
@@ -70,7 +70,7 @@ class Run:
         self.is_main = self.rank == 0
         self.device = _set_up_process(settings)
         torch.manual_seed(settings.seed)  # the one seeding line: initial weights, dropout
-        self._values = json.loads(json.dumps(asdict(settings)))
+        self._values = json.loads(json.dumps(asdict(settings), default=str))
         self._may_change = tuple(may_change)
         self._before, self._start = 0.0, time.perf_counter()
         self._resuming = settings.resume
@@ -84,7 +84,7 @@ class Run:
     def accelerator(self) -> "Accelerator":
         """The Accelerator that wraps models for several processes; made at first use."""
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
         if self.world == 1:
             AcceleratorState._reset_state()  # an earlier run in this process had its own precision

@@ -59,9 +59,10 @@ def cli_errors(prog: str, *also: type[Exception]) -> Iterator[None]:
         prog: The name that starts the line, e.g. `python -m apps.sgds`.
         also: Further exception classes that a user can cause.
     """
+    mistakes: tuple[type[Exception], ...] = (UserError, *also)
     try:
         yield
-    except tuple([UserError, *also]) as error:
+    except mistakes as error:
         if is_first_process():
             print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

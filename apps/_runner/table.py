@@ -20,7 +20,7 @@ def publish(folder: Path, results: Path) -> Path:
     """Copies from a run's result.json what is worth keeping into the results folder."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     kept = {key: result[key] for key in (*KEPT, "date", "metrics", "claims")}
-    path = results / result["app"] / f"{result['preset']}-{result['device']}.json"
+    path = results / str(result["app"]) / f"{result['preset']}-{result['device']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,26 +50,28 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def child(presets, *argv, command=(sys.executable,)):
+def child(presets, *argv, command=(sys.executable,), **variables):
     environment = {
         **os.environ,
         "LOOP_PRESETS": str(presets),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
+        **variables,
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, str(LOOP), *argv],
         env=environment,
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
 
 
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(presets, tmp_path):
     whole = loop.main(["--out", str(tmp_path / "whole")], presets)
     killed = child(presets, "--out", str(tmp_path / "killed"), "--kill-at", "12")
+    killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert len(lines(tmp_path / "killed")) == 13  # three of them younger than the checkpoint
     resumed = loop.main(["--out", str(tmp_path / "killed"), "--resume", "True"], presets)
@@ -88,27 +91,41 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(presets
     assert other["metrics"] != whole["metrics"]  # the comparison can fail
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.mark.dist
 def test_two_processes_write_one_folder(presets, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-    done = child(presets, "--out", str(tmp_path / "run"), "--device", "cpu", command=torchrun)
-    assert done.returncode == 0, done.stderr
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    argv = ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    pair = [
+        child(presets, *argv, RANK=rank, LOCAL_RANK=rank, LOCAL_WORLD_SIZE="2", **shared)
+        for rank in ("0", "1")
+    ]
+    told = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], told
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(20))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["sessions"][0]["hardware"]["processes"] == 2
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert list(state["modules"]["net"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert done.stdout.count("report.html") == 1
+    assert ["report.html" in out for out, _ in told] == [True, False]
 
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_processes_refuse_a_folder_together(presets, tmp_path):
-    start(tmp_path / "run").finish({})
+def test_processes_of_torchrun_refuse_a_folder_together(presets, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-    again = child(presets, "--out", str(tmp_path / "run"), "--device", "cpu", command=torchrun)
+    argv = ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    first = child(presets, *argv, command=torchrun)
+    assert "report.html" in first.communicate(timeout=120)[0]
+    again = child(presets, *argv, command=torchrun)
+    _, errors = again.communicate(timeout=120)
     assert again.returncode != 0
-    assert again.stderr.count("holds a finished run; use --resume True or another --out") == 1
+    assert errors.count("holds a finished run; use --resume True or another --out") == 1
 
 
 def test_a_finished_folder_is_refused(presets, tmp_path, capsys):

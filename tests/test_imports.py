@@ -28,7 +28,8 @@ def allowed(importer: str, target: str) -> bool:
     top, _, rest = target.partition(".")
     if top == "apps":
         app = rest.split(".")[0]
-        return importer == f"apps.{app}" or (importer.startswith("apps.") and app == "_runner")
+        glue = {"_runner"} | ({"__main__"} if importer == "apps._runner" else set())
+        return importer == f"apps.{app}" or (importer.startswith("apps.") and app in glue)
     if not top.startswith("lv_") or importer.startswith("apps."):
         return True
     return top == importer or layer(top) < layer(importer)

@@ -1,12 +1,10 @@
 """Every python block of every README runs as it stands, and commands name what exists."""
 
-import json
 import re
-import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,7 +23,7 @@ def blocks(text: str, language: str = "python") -> Iterator[tuple[int, str]]:
 
 def run_blocks(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Runs the blocks of one document in order, sharing one namespace; returns their number."""
-    module = types.ModuleType("readme")
+    module = ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", module)
     count = 0
     for line, source in blocks(text):
@@ -72,16 +70,15 @@ def test_blocks_share_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_blocks(text, "t.md", monkeypatch) == 2
 
 
-def test_documents_name_sessions_and_apps_that_exist(root: Path) -> None:
-    words = [sys.executable, "-m", "nox", "-l", "--json", "-f", str(root / "noxfile.py")]
-    listed = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    sessions = {entry["session"] for entry in listed} | {entry["name"] for entry in listed}
-    apps = {path.parent.name for path in root.glob("apps/*/presets")}
+def test_documents_name_sessions_and_apps_that_exist(root: Path, noxfile: ModuleType) -> None:
+    sessions = set(noxfile.nox.registry.get())
+    sessions |= {f"package({name})" for name in noxfile.PACKAGES}
+    sessions |= {f"app({name})" for name in noxfile.APPS}
     wrong = []
     for document in DOCUMENTS:
         text = (root / document).read_text(encoding="utf-8")
         named = re.findall(r'nox -s "?([a-z]+(?:\([a-z_-]+\))?)', text)
         wrong += [f"{document}: nox -s {name}" for name in named if name not in sessions]
         modules = re.findall(r"python -m apps\.([a-z]\w*)", text)
-        wrong += [f"{document}: apps.{name}" for name in modules if name not in apps]
+        wrong += [f"{document}: apps.{name}" for name in modules if name not in noxfile.APPS]
     assert wrong == []

@@ -1,0 +1,96 @@
+"""`python -m apps.sgds [preset] [--flags]`: one run, or several seeds and their common report."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps._runner import Run, UserError, cli_errors, parse
+from apps._runner.run import write_json
+from apps._runner.seeds import run_seeds
+from apps.sgds import results
+from apps.sgds.settings import Settings
+
+PROG = "python -m apps.sgds"
+HERE = Path(__file__).parent
+NOTES = (
+    "SGDS learns molecules and their properties together: a latent vector z with a learned "
+    "energy-based prior writes the molecule as a SELFIES string and predicts its properties. "
+    "Design then moves the model, round by round: sample latents for slightly better values than "
+    "the pool has, decode, score with the oracle, keep the best, learn from them.\n\n"
+    "p-logP is the unnormalised score logP - SA - (number of rings with more than six atoms); "
+    "long chains raise it without limit, so its winners are no drug candidates. QED lies in "
+    "[0, 1]. The oracle is RDKit."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the app with the words of the command line."""
+    from lv_molecule import MoleculeError, OracleError
+
+    with cli_errors(PROG, MoleculeError, OracleError, FloatingPointError):
+        preset, settings = parse(Settings, HERE / "presets", argv, prog=PROG)
+        _check(settings)
+        run = Run(settings, app="sgds", preset=preset, argv=argv)
+        if settings.seeds > 1:
+            records = _several(run, settings, argv)
+        else:
+            from apps.sgds.single import run_one
+
+            records = [run_one(run, settings)]
+        if run.is_main:
+            _finish(run, settings, records)
+
+
+def _check(settings: Settings) -> None:
+    tasks = settings.shift.tasks
+    if "plogp_unlimited" in tasks and "plogp" not in tasks:
+        raise UserError("the task plogp_unlimited goes on from plogp: add plogp to shift.tasks")
+    if len(set(tasks)) < len(tasks):
+        raise UserError(f"shift.tasks must not repeat a task, got {', '.join(tasks)}")
+    if settings.seeds < 1:
+        raise UserError(f"seeds must be at least 1, got {settings.seeds}")
+
+
+def _several(run: Run, settings: Settings, argv: Sequence[str]) -> list[dict[str, Any]]:
+    """Runs the seeds as processes of their own and returns what they found."""
+    run.save(0, "seeds")  # marks the folder as one that --resume may go on with
+    seeds = [settings.seed + k for k in range(settings.seeds)]
+    words = [*_without(argv), "--seeds", "1"]
+    run_seeds("apps.sgds", words, seeds=seeds, out=run.folder, processes=settings.processes)
+    return [json.loads((run.folder / f"seed-{s}" / "design.json").read_text()) for s in seeds]
+
+
+def _without(argv: Sequence[str]) -> list[str]:
+    """Returns the words without what belongs to the common run alone."""
+    names = {"--out", "--resume", "--seeds", "--seed", "--publish", "--check", "--processes"}
+    words, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in names:
+            skip = True
+        elif word.split("=")[0] not in names:
+            words.append(word)
+    return words if words and not words[0].startswith("-") else ["smoke", *words]
+
+
+def _finish(run: Run, settings: Settings, records: list[dict[str, Any]]) -> None:
+    from apps.sgds import figures
+
+    write_json(run.folder / "design.json", records[0] if len(records) == 1 else records)
+    run.finish(
+        results.metrics(records),
+        results.claims(settings, records),
+        figures.draw(records),
+        tables=figures.tables(records),
+        notes=NOTES,
+        seeds=[record["seed"] for record in records],
+    )
+    if settings.publish:
+        print(f"published: {run.publish(HERE.parents[1] / 'results')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

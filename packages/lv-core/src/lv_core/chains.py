@@ -46,7 +46,9 @@ class ChainState:
 
     def __getitem__(self, index: Tensor | slice | int) -> "ChainState":
         """Returns the chains selected along the first batch axis."""
-        picked = {n: None if t is None else t[index] for n, t in self._tensors().items()}
+        picked: dict[str, Any] = {
+            n: None if t is None else t[index] for n, t in self._tensors().items()
+        }
         return replace(self, **picked, extra={n: t[index] for n, t in self.extra.items()})
 
     @classmethod

@@ -107,14 +107,21 @@ class Sum:
 
 
 def _total(parts: dict[str, Tensor]) -> Tensor:
-    first, *rest = parts.values()
-    for part in rest:
-        first = first + part
-    return first
+    total = None
+    for name, part in parts.items():
+        # A term averaged over the batch would broadcast and pass for one value per chain.
+        if total is not None and part.shape != total.shape:
+            raise ValueError(
+                f"term {name!r} has shape {tuple(part.shape)}, the terms before it "
+                f"{tuple(total.shape)}; each must return one value per chain, shape (*batch,)"
+            )
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def posterior(prior: LogDensityPrior, log_likelihood: LogDensity) -> Sum:
-    """Returns the unnormalised posterior of the sampling variable, `log p(u) + log p(x | push(u))`.
+    """Returns the unnormalised posterior of u, `log p(u) + log p(x | push(u))`.
 
     Arguments:
         prior: Defines the density of the sampling variable u and the latent `push(u)`.
@@ -147,12 +154,15 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
         parts = log_density.terms(point) if isinstance(log_density, Sum) else {}
         value = _total(parts) if parts else log_density(point)
         check_batch_shape(value, u)
-        if value.grad_fn is None:
+        # Parameters that require gradients give a graph that u may still not be part of.
+        grad = None
+        if value.requires_grad:
+            (grad,) = torch.autograd.grad(value.sum(), point, allow_unused=True)
+        if grad is None:
             raise ValueError(
-                "the log density does not depend on u through differentiable operations: "
-                "remove .detach(), .item() and torch.no_grad() from it"
+                "the log density does not depend on u through differentiable operations: remove "
+                ".detach(), .item(), torch.no_grad() and torch.inference_mode() from it"
             )
-        (grad,) = torch.autograd.grad(value.sum(), point)
     return Evaluation(value.detach(), grad, {name: part.detach() for name, part in parts.items()})
 
 

@@ -42,7 +42,7 @@ class ShortRunReport(NamedTuple):
     clipped: float
 
 
-def esjd(u: Float[Tensor, "kept *shape"], *, event_ndim: int = 1) -> Float[Tensor, "..."]:
+def esjd(u: Float[Tensor, " kept *shape"], *, event_ndim: int = 1) -> Float[Tensor, "..."]:
     """Returns the expected squared jump distance of kept positions, one value per chain.
 
     Arguments:
@@ -55,10 +55,11 @@ def esjd(u: Float[Tensor, "kept *shape"], *, event_ndim: int = 1) -> Float[Tenso
     if len(u) < 2:
         raise ValueError(f"need at least two kept positions, got {len(u)}: run with thin=1")
     jumps = (u[1:] - u[:-1]).square()
-    return jumps.flatten(jumps.ndim - event_ndim).sum(-1).mean(0)
+    axes = tuple(range(-event_ndim, 0))
+    return (jumps.sum(dim=axes) if axes else jumps).mean(0)
 
 
-def moments_by_step(u: Float[Tensor, "kept *shape"]) -> Moments:
+def moments_by_step(u: Float[Tensor, " kept *shape"]) -> Moments:
     """Returns moments over all chains and coordinates at each kept step."""
     flat = u.flatten(1)
     return Moments(flat.mean(1), flat.std(1), flat.abs().amax(1))

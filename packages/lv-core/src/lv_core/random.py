@@ -29,7 +29,9 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     for name in names:
         if not isinstance(name, str | int):
             raise TypeError(f"names must be strings or integers, got {name!r}")
-    digest = blake2b(repr((int(seed), *names)).encode(), digest_size=8).digest()
+    # Plain types, as NumPy's strings have another representation than equal built-in ones.
+    plain = (str(name) if isinstance(name, str) else int(name) for name in names)
+    digest = blake2b(repr((int(seed), *plain)).encode(), digest_size=8).digest()
     generator = torch.Generator(device=device)
     # Seeds are kept below 2**63: negative ones are read differently on CUDA.
     generator.manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -75,7 +77,9 @@ def normal(like: Tensor, source: Source = None, *, out: Tensor | None = None) ->
             (n * source.world, *like.shape[1:]), dtype=like.dtype, device=like.device
         )
         return whole.normal_(generator=source.generator)[n * source.rank : n * (source.rank + 1)]
-    buffer = torch.empty_like(like) if out is None else out
+    # Contiguous, as the order of the draws must not depend on how `like` lies in memory.
+    fresh = torch.contiguous_format
+    buffer = torch.empty_like(like, memory_format=fresh) if out is None else out
     return buffer.normal_(generator=source)
 
 

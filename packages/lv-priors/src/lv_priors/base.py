@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Prior(nn.Module, ABC):
         ValueError: If a length is not positive.
     """
 
-    sharded_methods = ("log_density", "push")
+    sharded_methods: ClassVar[tuple[str, ...]] = ("log_density", "push")
 
     def __init__(self, event: int | tuple[int, ...], *, start_scale: float = 1.0) -> None:
         super().__init__()

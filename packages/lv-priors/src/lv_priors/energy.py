@@ -112,8 +112,8 @@ class EnergyPrior(Prior):
 
 def contrastive_loss(
     tilt: Callable[[Tensor], Tensor],
-    z_posterior: Float[Tensor, "n *event"],
-    z_prior: Float[Tensor, "m *event"],
+    z_posterior: Float[Tensor, " n *event"],
+    z_prior: Float[Tensor, " m *event"],
     *,
     energy_l2: float = 0.0,
 ) -> PriorLoss:

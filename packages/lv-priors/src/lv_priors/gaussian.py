@@ -38,7 +38,11 @@ class GaussianPrior(Prior):
             raise ValueError(f"scale must be positive, got {scale}")
         self.scale = scale
         self.register_buffer("center", torch.zeros(self.event_shape) if center is None else center)
-        self.check_event(self.center, "center")
+        if tuple(self.center.shape) != self.event_shape:
+            raise ValueError(
+                f"center must have the event shape {self.event_shape}, got "
+                f"{tuple(self.center.shape)}"
+            )
 
     def log_density(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns `log N(u; center, scale^2 I)`."""

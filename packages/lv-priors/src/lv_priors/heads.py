@@ -44,10 +44,10 @@ class TargetTransform(nn.Module):
         if not bool(torch.isfinite(values).all()):
             bad = int((~torch.isfinite(values)).sum())
             raise ValueError(f"values must be finite, got {bad} that are not")
-        std = values.double().std().item() if values.numel() > 1 else 0.0
-        if std == 0.0:
+        # Not std == 0, which rounding of the mean can hide.
+        if values.numel() < 2 or bool(values.min() == values.max()):
             raise ValueError("values must not all be equal: there is nothing to standardise")
-        return cls(values.double().mean().item(), std)
+        return cls(values.double().mean().item(), values.double().std().item())
 
     def apply_to(self, y: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Returns standardised targets."""
@@ -89,7 +89,7 @@ class PropertyHead(nn.Module):
         transform: TargetTransform | None = None,
     ) -> None:
         super().__init__()
-        if sizes[-1] != 1:
+        if not sizes or sizes[-1] != 1:
             raise ValueError(f"sizes must end in 1, got {tuple(sizes)}")
         if not precision > 0:
             raise ValueError(f"precision must be positive, got {precision}")

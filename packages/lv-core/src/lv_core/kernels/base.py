@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from lv_core.errors import DivergenceError
 from lv_core.random import Source
 
 __all__ = ["Kernel", "StepSize", "check_positive", "event_axes", "over_event"]
+
+PART = "part/"
+"""Prefix of the names in `ChainState.extra` under which parts of a `Sum` are cached."""
 
 StepSize = float | Tensor
 """A number, or a tensor that broadcasts against `(*batch, *event)`."""
@@ -53,8 +56,18 @@ class Kernel(ABC):
         return ChainState(u=u.detach())
 
     def refresh(self, log_density: LogDensity, state: ChainState) -> ChainState:
-        """Returns `state` with caches renewed, needed after the target has changed."""
-        return self.init(log_density, state.u)
+        """Returns `state` with caches renewed, needed after the target has changed.
+
+        Step count, marks of frozen chains and extra tensors are kept.
+        """
+        fresh = self.init(log_density, state.u)
+        return replace(
+            fresh,
+            previous=state.previous,
+            bad=state.bad,
+            step=state.step,
+            extra={**state.extra, **fresh.extra},
+        )
 
     def __call__(self, log_density: LogDensity, u: Tensor, *, generator: Source = None) -> Tensor:
         """Returns the positions after `steps` steps from `u`, detached, shaped like `u`.
@@ -153,9 +166,10 @@ def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[Ste
 
 
 def evaluate_state(log_density: LogDensity, u: Tensor) -> ChainState:
-    """Returns the state at `u` with value and gradient cached, for kernels that need both."""
-    value, grad, _ = value_and_grad(log_density, u)
-    return ChainState(u=u.detach(), log_density=value, grad=grad)
+    """Returns the state at `u` with value, gradient and parts cached; parts lie in `extra`."""
+    value, grad, parts = value_and_grad(log_density, u)
+    extra = {PART + name: part for name, part in parts.items()}
+    return ChainState(u=u.detach(), log_density=value, grad=grad, extra=extra)
 
 
 def event_axes(u: Tensor, value: Tensor) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Kernels made of kernels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -62,20 +62,22 @@ class Sequence(Kernel):
         Raises:
             TypeError: If a stage names terms and the target is not a `Sum`.
         """
-        start, first, parts, clipped = state.step, None, {}, None
+        start, first, clipped = state, None, None
+        parts: dict[str, Tensor] = {}
         for kernel, names in self.stages:
             target = _select(log_density, names)
             # Each stage sees another target, so cached values of the stage before are stale.
             inner = kernel.init(target, state.u)
-            if inner.log_density is None:
-                inner = ChainState(u=state.u, previous=state.previous, bad=state.bad)
+            inner = replace(inner, previous=state.previous, bad=state.bad)
             state, info = kernel.step(target, inner, generator=generator, noise=noise)
             first = first or info
             parts |= info.parts
             if info.clipped is not None:
                 clipped = info.clipped if clipped is None else clipped | info.clipped
         assert first is not None
-        state = ChainState(u=state.u, previous=state.previous, bad=state.bad, step=start + 1)
+        state = replace(
+            start, u=state.u, previous=state.previous, bad=state.bad, step=start.step + 1
+        )
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
 
 

@@ -146,24 +146,33 @@ def drift(
     bad = ~torch.isfinite(value + norm)
     if state.bad is not None:
         bad = bad | state.bad
-    mask = over_event(bad, grad)
-    grad = torch.where(mask, 0.0, grad)
+    here = state.u
+    if _any_bad(bad):
+        mask = over_event(bad, grad)
+        grad = torch.where(mask, 0.0, grad)
+        here = here if state.previous is None else torch.where(mask, state.previous, here)
     clipped = None
     if clip is not None:
         clipped = norm > clip
         grad = grad * over_event((clip / norm.clamp(min=1e-30)).clamp(max=1.0), grad)
-    here = state.u if state.previous is None else torch.where(mask, state.previous, state.u)
     if isinstance(step_size, Tensor):
-        moved = here + 0.5 * step_size.square() * grad
+        # A float64 step size must not turn float32 positions into float64 ones.
+        moved = here + 0.5 * step_size.to(here.dtype).square() * grad
     else:
         moved = torch.add(here, grad, alpha=0.5 * step_size**2)
     info = StepInfo(value, norm, bad=bad, clipped=clipped, parts=parts)
     return moved, replace(state, u=here, bad=bad), info
 
 
+def _any_bad(bad: Tensor) -> bool:
+    """Returns whether chains must be masked; on a GPU always, as asking would synchronise."""
+    return bad.device.type != "cpu" or bool(bad.any())
+
+
 def _advance(state: ChainState, moved: Tensor) -> ChainState:
     assert state.bad is not None
-    moved = torch.where(over_event(state.bad, moved), state.u, moved)
+    if _any_bad(state.bad):
+        moved = torch.where(over_event(state.bad, moved), state.u, moved)
     return ChainState(
         u=moved, previous=state.u, bad=state.bad, step=state.step + 1, extra=state.extra
     )

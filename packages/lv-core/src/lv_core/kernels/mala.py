@@ -8,6 +8,7 @@ from torch import Tensor
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity, value_and_grad
 from lv_core.kernels.base import (
+    PART,
     Kernel,
     StepSize,
     check_positive,
@@ -73,15 +74,23 @@ class Mala(Kernel):
         generator: Source = None,
         noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
-        """Returns the state after one proposal; `info.accept` is the acceptance probability."""
-        assert state.log_density is not None
-        assert state.grad is not None
+        """Returns the state after one proposal; `info.accept` is the acceptance probability.
+
+        `info.bad` marks proposals that were rejected for a non-finite value or gradient.
+
+        Raises:
+            ValueError: If the state does not come from `init` or `refresh`.
+        """
+        if state.log_density is None or state.grad is None:
+            raise ValueError(
+                "the state holds no value and gradient: make it by Mala.init or Mala.refresh"
+            )
         u, value, grad, s = state.u, state.log_density, state.grad, self.step_size
         axes = event_axes(u, value)
         eps = normal(u, generator) if noise is None else noise
         drift, scale = 0.5 * s**2, self.temperature**0.5 * s
         proposal = u + drift * grad + scale * eps
-        new_value, new_grad, parts = value_and_grad(log_density, proposal)
+        new_value, new_grad, new_parts = value_and_grad(log_density, proposal)
         # The reverse move's noise: (u - proposal - drift new_grad) / scale.
         reverse = (u - proposal - drift * new_grad) / scale
         log_ratio = (new_value - value) / self.temperature
@@ -89,7 +98,11 @@ class Mala(Kernel):
         finite = _finite(new_value, new_grad) & torch.isfinite(log_ratio)
         accept = torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)
         taken = uniform(value.shape, u, generator) < accept
+        if state.bad is not None:  # frozen by another kernel of a sequence
+            taken = taken & ~state.bad
         mask = over_event(taken, u)
+        parts = {name: state.extra[PART + name] for name in new_parts}
+        moved = {PART + n: torch.where(taken, new, parts[n]) for n, new in new_parts.items()}
         info = StepInfo(
             value, _total(grad.square(), axes).sqrt(), accept=accept, bad=~finite, parts=parts
         )
@@ -97,8 +110,10 @@ class Mala(Kernel):
             u=torch.where(mask, proposal, u),
             log_density=torch.where(taken, new_value, value),
             grad=torch.where(mask, new_grad, grad),
+            previous=state.previous,
+            bad=state.bad,
             step=state.step + 1,
-            extra=state.extra,
+            extra={**state.extra, **moved},
         ), info
 
 

@@ -1,6 +1,7 @@
 """Multi-layer perceptrons."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -32,8 +33,9 @@ def mlp(sizes: Sequence[int], *, activation: Activation = "gelu") -> nn.Sequenti
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes must be at least two positive widths, got {tuple(sizes)}")
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}; there are: {', '.join(_ACTIVATIONS)}")
+        known = ", ".join(_ACTIVATIONS)
+        raise ValueError(f"unknown activation {activation!r}; there are: {known}")
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])

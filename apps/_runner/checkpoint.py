@@ -8,11 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
 from torch.optim import Optimizer
 
 from apps._runner.settings import UserError
@@ -22,7 +17,6 @@ __all__ = ["check_settings", "gather", "plain", "read", "restore", "write"]
 FORMAT = "lv-checkpoint-1"
 # Where a run is kept and how fast it goes may change between its sessions.
 FREE = ("out", "data", "resume", "check", "threads")
-OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def gather(
@@ -32,8 +26,12 @@ def gather(
 
     Names carry no "module." prefix, so a checkpoint moves between one process and many.
     """
+    # imported here: it costs a second or more, which --help and errors need not wait for
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return {
-        "modules": {key: get_model_state_dict(m, options=OPTIONS) for key, m in modules.items()},
+        "modules": {key: get_model_state_dict(m, options=whole) for key, m in modules.items()},
         "optimizers": {key: optimizer.state_dict() for key, optimizer in optimizers.items()},
     }
 
@@ -120,6 +118,9 @@ def restore(
     Raises:
         UserError: If the checkpoint lacks one or its shapes differ: the code has changed.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     for kind, targets in (("modules", modules), ("optimizers", optimizers)):
         if missing := [key for key in targets if key not in content[kind]]:
             raise UserError(
@@ -128,7 +129,7 @@ def restore(
             )
     try:
         for key, module in modules.items():
-            set_model_state_dict(module, content["modules"][key], options=OPTIONS)
+            set_model_state_dict(module, content["modules"][key], options=whole)
         for key, optimizer in optimizers.items():
             optimizer.load_state_dict(content["optimizers"][key])
     except (RuntimeError, ValueError) as error:

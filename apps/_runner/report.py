@@ -15,21 +15,28 @@ from apps._runner.settings import flatten
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "number", "save_figures", "write_report"]
+__all__ = ["check_claims", "curves", "number", "save_figures", "write_report"]
 
 Row = Mapping[str, object]
 PAGE = Path(__file__).with_name("report_page.html")
 
 
 def number(value: object) -> str:
-    """Returns a value as it stands in tables: four significant digits, marks for booleans."""
+    """Returns a value as it stands in tables: four significant digits, yes or no."""
     if isinstance(value, bool):
-        return "yes" if value else "NO"
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(map(number, value))
     return "-" if value is None else str(value)
+
+
+def check_claims(claims: Sequence[Mapping[str, object]]) -> None:
+    """Raises a ValueError that names what a claim lacks."""
+    for claim in claims:
+        if missing := {"claim", "paper", "ours", "holds"} - claim.keys():
+            raise ValueError(f"claims need {', '.join(sorted(missing))}, got {dict(claim)}")
 
 
 def curves(folder: Path) -> "Figure | None":
@@ -116,10 +123,7 @@ def write_report(
     metrics = [{"metric": k, "value": v} for k, v in flatten(result["metrics"]).items()]
     sections = [("Claims", result["claims"]), ("Metrics", metrics), *tables.items()]
     details = [("Settings", _pairs(record["settings"])), ("Environment", _environment(record))]
-    cost = (
-        f"{result['seconds']:,.0f} s on {result['hardware']['device']}, "
-        f"{result['hardware']['processes']} process(es), {len(record['sessions'])} session(s)"
-    )
+    cost = _cost(result, record)
     text = [f"# {title}", "", notes, "", cost]
     page = [f"<p>{escape(part)}</p>" for part in notes.split("\n\n") if part.strip()]
     for heading, rows in sections:
@@ -129,9 +133,7 @@ def write_report(
     for name, (content, caption) in figures.items():
         is_file = content.endswith(".svg")
         text += ["", f"![{caption}]({content})" if is_file else f"{caption}: see report.html"]
-        image = _image(folder / content) if is_file else content
-        page.append(f"<h2>{escape(name)}</h2><figure>{image}")
-        page.append(f"<figcaption>{escape(caption)}</figcaption></figure>")
+        page.append(_figure(name, _image(folder / content) if is_file else content, caption))
     for heading, rows in details:
         text += ["", f"## {heading}", "", _markdown(rows)]
         page.append(f"<details><summary>{heading}</summary>{_html(rows)}</details>")
@@ -142,6 +144,13 @@ def write_report(
     return folder / "report.html"
 
 
+def _cost(result: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    return (
+        f"Cost: {result['seconds']:,.0f} s on {result['hardware']['device']}, "
+        f"{result['hardware']['processes']} process(es), {len(record['sessions'])} session(s)"
+    )
+
+
 def _pairs(table: Mapping[str, Any]) -> list[Row]:
     return [{"name": key, "value": value} for key, value in flatten(table).items()]
 
@@ -149,6 +158,11 @@ def _pairs(table: Mapping[str, Any]) -> list[Row]:
 def _environment(record: Mapping[str, Any]) -> list[Row]:
     last = dict(record["sessions"][-1])
     return [*_pairs(last), *_pairs({"data": record["data"]})]
+
+
+def _figure(name: str, image: str, caption: str) -> str:
+    shown = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<h2>{escape(name)}</h2>{shown}"
 
 
 def _image(path: Path) -> str:

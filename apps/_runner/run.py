@@ -249,9 +249,7 @@ class Run:
         Raises:
             SystemExit: Status 1, with `check=True`, if a claim does not hold.
         """
-        for claim in claims:
-            if missing := {"claim", "paper", "ours", "holds"} - claim.keys():
-                raise ValueError(f"claims need {', '.join(sorted(missing))}, got {dict(claim)}")
+        report.check_claims(claims)
         result: dict[str, Any] = {"app": self.app, "preset": self.preset}
         if self.is_main:
             result = self._write_result(metrics, claims, seeds or (self.settings.seed,))

@@ -41,21 +41,10 @@ def run_seeds(
     if processes < 1:
         raise UserError(f"processes must be positive, got {processes}")
     folders = {seed: Path(out) / f"seed-{seed}" for seed in seeds}
-    waiting = [seed for seed in folders if not (folders[seed] / "result.json").exists()]
-    running: dict[int, subprocess.Popen[bytes]] = {}
     old = signal.signal(signal.SIGTERM, _stop)
-    told = time.monotonic()
+    running: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                seed = waiting.pop(0)
-                running[seed] = _start(module, [*argv, "--seed", str(seed)], folders[seed])
-            for seed in [seed for seed, child in running.items() if child.poll() is not None]:
-                _collect(running.pop(seed).returncode, folders[seed])
-            if time.monotonic() - told >= 60:
-                told = time.monotonic()
-                print(_status(folders), file=sys.stderr, flush=True)
-            time.sleep(0.2 if running else 0)
+        _run_all(module, argv, folders, processes, running)
     finally:
         signal.signal(signal.SIGTERM, old)
         for child in running.values():
@@ -82,6 +71,28 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
         }
         for key, found in values.items()
     }
+
+
+def _run_all(
+    module: str,
+    argv: Sequence[str],
+    folders: Mapping[int, Path],
+    processes: int,
+    running: dict[int, subprocess.Popen[bytes]],
+) -> None:
+    """Keeps `processes` children going until all are done; the caller ends those in `running`."""
+    waiting = [seed for seed in folders if not (folders[seed] / "result.json").exists()]
+    told = time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < processes:
+            seed = waiting.pop(0)
+            running[seed] = _start(module, [*argv, "--seed", str(seed)], folders[seed])
+        for seed in [seed for seed, child in running.items() if child.poll() is not None]:
+            _collect(running.pop(seed).returncode, folders[seed])
+        if time.monotonic() - told >= 60:
+            told = time.monotonic()
+            print(_status(folders), file=sys.stderr, flush=True)
+        time.sleep(0.2 if running else 0)
 
 
 def _start(module: str, argv: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -80,7 +80,7 @@ def test_the_report_is_one_file_without_network(tmp_path):
         assert part in page
     text = (tmp_path / "report.md").read_text()
     assert "![Goes up.](a-line.svg)" in text
-    assert r"| a \| b <c> | - | 1, 2 | NO |" in text
+    assert r"| a \| b <c> | - | 1, 2 | no |" in text
     assert {path.name for path in tmp_path.glob("*.svg")} == {
         "a-line.svg",
         "molecules.svg",

@@ -117,14 +117,20 @@ def test_two_processes_write_one_folder(presets, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_processes_of_torchrun_refuse_a_folder_together(presets, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-    argv = ["--out", str(tmp_path / "run"), "--device", "cpu"]
-    first = child(presets, *argv, command=torchrun)
-    assert "report.html" in first.communicate(timeout=120)[0]
-    again = child(presets, *argv, command=torchrun)
-    _, errors = again.communicate(timeout=120)
-    assert again.returncode != 0
+def test_processes_of_torchrun_resume_to_the_bit_and_refuse_together(presets, tmp_path):
+    def both(*argv):
+        torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
+        process = child(presets, "--device", "cpu", *argv, command=torchrun)
+        _, errors = process.communicate(timeout=300)
+        return process.returncode, errors
+
+    assert both("--out", str(tmp_path / "whole"))[0] == 0
+    assert both("--out", str(tmp_path / "killed"), "--kill-at", "12")[0] != 0
+    assert both("--out", str(tmp_path / "killed"), "--resume", "True")[0] == 0
+    weights = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    status, errors = both("--out", str(tmp_path / "whole"))
+    assert status != 0
     assert errors.count("holds a finished run; use --resume True or another --out") == 1
 
 

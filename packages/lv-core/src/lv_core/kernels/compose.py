@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity, Sum
-from lv_core.kernels.base import Kernel
+from lv_core.kernels.base import Kernel, over_event
 from lv_core.random import Source
 
 __all__ = ["Sequence"]
@@ -19,6 +20,9 @@ class Sequence(Kernel):
     Three official codes move in two stages: Langevin on likelihood and prior, then a noise-free
     step on the property term at the moved point. This is not the same as one joint step, which
     costs one gradient instead of two and is the default for new work.
+
+    A chain that meets a non-finite value in any stage goes back to the start of the last round
+    in which the first stage was finite, and stays there.
 
     Arguments:
         stages: Pairs (kernel, names of the terms it sees); empty names = the whole target.
@@ -62,23 +66,30 @@ class Sequence(Kernel):
         Raises:
             TypeError: If a stage names terms and the target is not a `Sum`.
         """
-        start, first, clipped = state, None, None
+        start, previous, first, clipped = state, state.previous, None, None
         parts: dict[str, Tensor] = {}
         for kernel, names in self.stages:
             target = _select(log_density, names)
             # Each stage sees another target, so cached values of the stage before are stale.
             inner = kernel.init(target, state.u)
-            inner = replace(inner, previous=state.previous, bad=state.bad)
+            inner = replace(inner, previous=previous, bad=state.bad)
             state, info = kernel.step(target, inner, generator=generator, noise=noise)
-            first = first or info
+            if first is None:
+                # Where later stages, and the first one of the next round, send bad chains back
+                # to: the first stage has been evaluated there, unlike at the stage's own start.
+                first, previous = info, _start_of_round(start.u, state)
             parts |= info.parts
             if info.clipped is not None:
                 clipped = info.clipped if clipped is None else clipped | info.clipped
         assert first is not None
         state = replace(
-            start, u=state.u, previous=state.previous, bad=state.bad, step=start.step + 1
+            start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1
         )
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
+
+
+def _start_of_round(u: Tensor, state: ChainState) -> Tensor:
+    return u if state.bad is None else torch.where(over_event(state.bad, u), state.u, u)
 
 
 def _select(log_density: LogDensity, names: tuple[str, ...]) -> LogDensity:

@@ -17,6 +17,9 @@ import math, os, subprocess, sys, time
 
 def hang_on_nitrogen(smiles):
     if "N" in smiles:
+        path = os.path.join(os.path.dirname(__file__), "survived")
+        code = f"import time; time.sleep(2); open({path!r}, 'w').close()"
+        subprocess.run([sys.executable, "-S", "-c", code])
         time.sleep(60)
     return float(len(smiles))
 
@@ -24,12 +27,6 @@ def die_on_nitrogen(smiles):
     if "N" in smiles:
         os._exit(3)
     return float(len(smiles))
-
-def start_program_and_hang(smiles):
-    path = os.path.join(os.path.dirname(__file__), "survived")
-    code = f"import time; time.sleep(1.5); open({path!r}, 'w').close()"
-    subprocess.run([sys.executable, "-S", "-c", code])
-    time.sleep(60)
 """
 
 
@@ -256,7 +253,7 @@ def test_share_of_failures_survives_resuming():
     oracle(["N" + "C" * n for n in range(1, 15)])
     again = Oracle(Counter(), name="length")
     again.load_state_dict(oracle.state_dict())
-    with pytest.raises(OracleError, match="14 of 20 calls.*ValueError: first"):
+    with pytest.raises(OracleError, match=r"14 of 20 calls.*ValueError: first"):
         again(alkanes(6))
 
 
@@ -282,8 +279,7 @@ def test_function_that_workers_cannot_receive_is_refused_at_once():
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("workers", [1, 2])
-def test_number_of_workers_changes_nothing(tmp_path, workers):
+def test_number_of_workers_changes_nothing(tmp_path):
     molecules = [*recombine(60), "C1CC", None, *recombine(10)]
 
     def run(name, workers):
@@ -294,23 +290,24 @@ def test_number_of_workers_changes_nothing(tmp_path, workers):
         record = [(x["call"], x["smiles"], x["value"]) for x in lines(tmp_path / name)]
         return record, [p.status for p in parts], np.concatenate([p.values for p in parts])
 
-    alone, parallel = run("alone", 0), run("parallel", workers)
+    alone, parallel = run("alone", 0), run("parallel", 2)
     assert alone[:2] == parallel[:2]
     assert len(alone[0]) == 55
     np.testing.assert_array_equal(alone[2], parallel[2])
 
 
 @pytest.mark.dist
-def test_hanging_call_is_killed_and_the_others_are_answered(faults):
+def test_hanging_call_is_killed_with_its_programs_and_the_others_are_answered(faults, tmp_path):
     oracle = Oracle(faults.hang_on_nitrogen, name="hang", workers=1, timeout=0.5)
-    start = time.monotonic()
     with oracle:
         batch = oracle([*alkanes(5), "CN", *alkanes(5, 6)])
-        assert oracle(["CCCCCCCCCCCC"]).status == ("ok",)
+        killed = time.monotonic()
     assert batch.status == (*["ok"] * 5, "failed", *["ok"] * 5)
     assert batch.values[-1] == 10
-    assert time.monotonic() - start < 30
     assert "timeout=0.5" in oracle.state_dict()["first_error"]
+    if sys.platform != "win32":  # process groups are a POSIX matter
+        time.sleep(max(0.0, killed + 2.0 - time.monotonic()))
+        assert not (tmp_path / "survived").exists()
 
 
 @pytest.mark.dist
@@ -322,19 +319,10 @@ def test_dying_worker_fails_one_call_alone(faults):
 
 
 @pytest.mark.dist
-@pytest.mark.skipif(sys.platform == "win32", reason="process groups are a POSIX matter")
-def test_timeout_kills_programs_that_the_function_started(faults, tmp_path):
-    with Oracle(faults.start_program_and_hang, name="dock", workers=1, timeout=0.5) as oracle:
-        assert oracle(["C"]).status == ("failed",)
-    time.sleep(2.5)
-    assert not (tmp_path / "survived").exists()
-
-
-@pytest.mark.dist
 def test_worker_that_cannot_import_the_function_is_an_oracle_error(faults, tmp_path, capfd):
     oracle = Oracle(faults.die_on_nitrogen, name="lost", workers=1)
     (tmp_path / "oracle_faults.py").unlink()
-    with oracle, pytest.raises(OracleError, match="'lost'.*before it took work"):
+    with oracle, pytest.raises(OracleError, match=r"'lost'.*before it took work"):
         oracle(["C"])
     assert oracle.calls == 0
     assert "oracle_faults" in capfd.readouterr().err

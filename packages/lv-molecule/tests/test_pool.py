@@ -76,7 +76,7 @@ def test_rows_without_molecule_or_value_are_left_out():
 
 
 def test_rows_of_different_number_are_refused():
-    with pytest.raises(ValueError, match="same number of rows.*'smiles': 1"):
+    with pytest.raises(ValueError, match=r"same number of rows.*'smiles': 1"):
         Candidate.rows(torch.zeros(2, 2).long(), ["A"], {"s": [1.0, 2.0]}, torch.zeros(2, 1))
 
 

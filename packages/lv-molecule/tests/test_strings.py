@@ -156,7 +156,7 @@ def test_smiles_in_place_of_selfies_is_refused(vocabulary):
 
 
 def test_start_symbol_is_never_decoded(vocabulary):
-    with pytest.raises(ValueError, match="start symbol.*mask"):
+    with pytest.raises(ValueError, match=r"start symbol.*mask"):
         vocabulary.decode(torch.tensor([[1, vocabulary.start]]))
 
 

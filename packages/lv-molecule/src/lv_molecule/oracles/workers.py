@@ -133,10 +133,11 @@ class WorkerPool:
             WorkerStartError: If a new process ends before it takes work.
         """
         queue = deque(enumerate(items))
-        while len(self._workers) < min(self._count, len(items)):
-            self._workers.append(_Worker(self._function))
         try:
             while queue or any(worker.items for worker in self._workers):
+                busy = sum(bool(worker.items) for worker in self._workers)
+                while len(self._workers) < min(self._count, busy + len(queue)):
+                    self._workers.append(_Worker(self._function))
                 for worker in self._workers:
                     if queue and worker.ready and not worker.items:
                         size = min(self._chunk(), math.ceil(len(queue) / self._count))
@@ -199,10 +200,13 @@ class WorkerPool:
     def _replace(
         self, worker: _Worker, queue: deque[tuple[int, str]], error: str | None
     ) -> Iterator[tuple[int, Outcome]]:
-        """Kills a worker, fails its current item, puts the others back and starts a new one."""
+        """Kills a worker, fails its current item and puts the others back."""
         seconds = time.monotonic() - worker.since
         self._workers.remove(worker)
         items, ready = worker.items, worker.ready
+        if error is None:
+            # Its pipe closes before it has written its traceback and its exit code.
+            worker.process.join(timeout=5.0)
         code = worker.kill()
         if not ready:
             raise WorkerStartError(
@@ -210,7 +214,6 @@ class WorkerPool:
                 "can the function be imported, and does the script guard its main program with "
                 "`if __name__ == '__main__'`?"
             )
-        self._workers.append(_Worker(self._function))
         if items:
             position, _ = items.popleft()
             queue.extendleft(reversed(items))

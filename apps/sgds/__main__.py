@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from apps._runner import Run, UserError, cli_errors, parse
 from apps._runner.run import write_json
 from apps._runner.seeds import run_seeds
+from apps._runner.settings import flatten
 from apps.sgds import results
 from apps.sgds.settings import Settings
 
@@ -25,6 +27,15 @@ NOTES = (
 )
 
 
+# What a resumed run may be given anew: a trained model can be taken to other design tasks.
+_DESIGN = [
+    f"{part.name}.{key}"
+    for part in fields(Settings)
+    if part.name in ("shift", "evaluate")
+    for key in flatten(asdict(part.default))  # type: ignore[call-overload]
+] + ["seeds", "processes", "publish"]
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the app with the words of the command line."""
     from lv_molecule import MoleculeError, OracleError
@@ -32,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     with cli_errors(PROG, MoleculeError, OracleError, FloatingPointError):
         preset, settings = parse(Settings, HERE / "presets", argv, prog=PROG)
         _check(settings)
-        run = Run(settings, app="sgds", preset=preset, argv=argv)
+        run = Run(settings, app="sgds", preset=preset, argv=argv, may_change=_DESIGN)
         if settings.seeds > 1:
             records = _several(run, settings, argv)
         else:

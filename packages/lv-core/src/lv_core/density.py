@@ -157,7 +157,8 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
         # Parameters that require gradients give a graph that u may still not be part of.
         grad = None
         if value.requires_grad:
-            (grad,) = torch.autograd.grad(value.sum(), point, allow_unused=True)
+            ones = torch.ones_like(value)  # spares the sum over chains and its derivative
+            (grad,) = torch.autograd.grad(value, point, ones, allow_unused=True)
         if grad is None:
             raise ValueError(
                 "the log density does not depend on u through differentiable operations: remove "

@@ -78,14 +78,14 @@ class Langevin(Kernel):
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step on; see the class for the update."""
         s, noise_scale = self.step_size, self.temperature**0.5
-        drifted, here, info = _drift(log_density, state, s, self.clip)
+        drifted, here, mask, info = _drift(log_density, state, s, self.clip)
         if noise_scale > 0:
             eps = normal(drifted, generator) if noise is None else noise
             if isinstance(s, Tensor):
                 drifted.add_(s * eps, alpha=noise_scale)
             else:
                 drifted.add_(eps, alpha=s * noise_scale)
-        return _advance(state, here, drifted, info), info
+        return _advance(state, here, drifted, mask, info), info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,8 @@ class GradientStep(Kernel):
         noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step up the gradient; draws nothing."""
-        drifted, here, info = _drift(log_density, state, self.step_size, self.clip)
-        return _advance(state, here, drifted, info), info
+        drifted, here, mask, info = _drift(log_density, state, self.step_size, self.clip)
+        return _advance(state, here, drifted, mask, info), info
 
 
 def check_settings(steps: int, step_size: StepSize, clip: float | None) -> None:
@@ -132,21 +132,21 @@ def check_settings(steps: int, step_size: StepSize, clip: float | None) -> None:
 
 def _drift(
     log_density: LogDensity, state: ChainState, step_size: StepSize, clip: float | None
-) -> tuple[Tensor, Tensor, StepInfo]:
+) -> tuple[Tensor, Tensor, Tensor | None, StepInfo]:
     """Evaluates the target at the state and moves along the gradient.
 
     Returns:
         The new positions (a fresh tensor that the caller may change in place), the positions they
-        started from, with non-finite chains put back, and the report of the step.
+        started from, with non-finite chains put back, the mask of chains that must stay there
+        (None = no such chain), and the report of the step.
     """
     # Autocast may run the target in bfloat16; positions and their arithmetic keep their dtype.
     value, grad, parts = value_and_grad(log_density, state.u)
     axes = event_axes(state.u, value)
     norm = torch.linalg.vector_norm(grad, dim=axes) if axes else grad.abs()
-    bad = _mark_bad(value, norm, state.bad)
-    here = state.u
-    if _any_bad(bad):
-        mask = over_event(bad, grad)
+    bad, any_bad = _mark_bad(value, norm, state.bad)
+    here, mask = state.u, over_event(bad, grad) if any_bad else None
+    if mask is not None:
         grad = torch.where(mask, 0.0, grad)
         here = here if state.previous is None else torch.where(mask, state.previous, here)
     clipped = None
@@ -159,30 +159,28 @@ def _drift(
     else:
         moved = torch.add(here, grad, alpha=0.5 * step_size**2)
     info = StepInfo(value, norm, bad=bad, clipped=clipped, parts=parts)
-    return moved, here, info
+    return moved, here, mask, info
 
 
-def _mark_bad(value: Tensor, norm: Tensor, before: Tensor | None) -> Tensor:
-    """Returns which chains are bad now: those marked before, and the non-finite ones."""
+def _mark_bad(value: Tensor, norm: Tensor, before: Tensor | None) -> tuple[Tensor, bool]:
+    """Returns which chains are bad, now or before, and whether they must be masked."""
     # A non-finite value or gradient anywhere in the event makes this sum non-finite: one test.
     total = value + norm
-    # The usual case on the CPU in two small operations instead of five: the sum over chains is
+    on_cpu = total.device.type == "cpu"
+    # The usual case on the CPU takes two small operations instead of five: the sum over chains is
     # finite. It may also overflow, which only leads to the test of each chain.
-    if total.device.type == "cpu" and math.isfinite(total.sum().item()):
-        return torch.zeros_like(total, dtype=torch.bool) if before is None else before
-    bad = ~torch.isfinite(total)
-    return bad if before is None else bad | before
+    if on_cpu and math.isfinite(total.sum().item()):
+        bad = torch.zeros_like(total, dtype=torch.bool) if before is None else before
+    else:
+        bad = ~torch.isfinite(total)
+        bad = bad if before is None else bad | before
+    # On a GPU chains are masked whether needed or not, as asking would synchronise.
+    return bad, not on_cpu or bool(bad.any())
 
 
-def _any_bad(bad: Tensor) -> bool:
-    """Returns whether chains must be masked; on a GPU always, as asking would synchronise."""
-    return bad.device.type != "cpu" or bool(bad.any())
-
-
-def _advance(state: ChainState, here: Tensor, moved: Tensor, info: StepInfo) -> ChainState:
-    """Returns the state after a move from `here`, with bad chains held there."""
-    bad = info.bad
-    assert bad is not None
-    if _any_bad(bad):
-        moved = torch.where(over_event(bad, moved), here, moved)
-    return ChainState(u=moved, previous=here, bad=bad, step=state.step + 1, extra=state.extra)
+def _advance(
+    state: ChainState, here: Tensor, moved: Tensor, mask: Tensor | None, info: StepInfo
+) -> ChainState:
+    if mask is not None:
+        moved = torch.where(mask, here, moved)
+    return ChainState(u=moved, previous=here, bad=info.bad, step=state.step + 1, extra=state.extra)

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lv_core import ChainState, DivergenceError, GradientStep, Langevin, Sum, stream, value_and_grad
+from lv_core import (
+    ChainState,
+    DivergenceError,
+    GradientStep,
+    Langevin,
+    Sum,
+    stream,
+    value_and_grad,
+)
 
 CHAINS = 100_000
 

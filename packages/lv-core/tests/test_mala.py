@@ -73,7 +73,6 @@ def test_temperature_samples_the_tempered_density(temperature) -> None:
     kernel = Mala(steps=100, step_size=0.8, temperature=temperature)
     ends = kernel(normal_density, u, generator=generator)
 
-
     def off(variance: float) -> float:
         # The variance of n normal numbers has the relative standard error sqrt(2 / n).
         return abs(ends.var().item() / variance - 1) / math.sqrt(2 / len(ends))

@@ -90,9 +90,7 @@ def test_empty_names_are_the_whole_target() -> None:
     u = torch.randn(8, 3)
     kernel = Sequence(stages=((LANGEVIN, ()),), steps=5)
     plain = Langevin(steps=5, step_size=0.5, temperature=0.25)
-    assert torch.equal(
-        kernel(prior, u, generator=stream(0)), plain(prior, u, generator=stream(0))
-    )
+    assert torch.equal(kernel(prior, u, generator=stream(0)), plain(prior, u, generator=stream(0)))
 
 
 def test_mala_as_the_only_stage_is_mala() -> None:

@@ -82,9 +82,7 @@ class Sequence(Kernel):
             if info.clipped is not None:
                 clipped = info.clipped if clipped is None else clipped | info.clipped
         assert first is not None
-        state = replace(
-            start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1
-        )
+        state = replace(start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1)
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
 
 

@@ -18,7 +18,7 @@ from lv_molecule.strings import parse_molecule
 
 __all__ = ["recombine"]
 
-# More are possible; up to here every request was tried.
+# More are possible; this many were made once for seed 0.
 LARGEST = 100_000
 
 # Limits of drug-like data sets; 72 tokens is the longest SELFIES of ZINC250k.

@@ -182,12 +182,11 @@ class SelfiesVocabulary:
         Raises:
             ValueError: If a string is not a chain of symbols in brackets.
         """
-        found: set[str] = set()
+        found = set()
         for position, string in enumerate(strings):
             _check_brackets(string, position)
             found.update(string[1:-1].split("]["))
-        symbols = {f"[{inner}]" for inner in found if inner}
-        return cls(tuple(symbols - {NOP}))
+        return cls(tuple({f"[{inner}]" for inner in found if inner} - {NOP}))
 
     @property
     def nop(self) -> int:

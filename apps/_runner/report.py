@@ -121,8 +121,14 @@ def write_report(
     """
     title = f"{result['app']}: {result['preset']}"
     metrics = [{"metric": k, "value": v} for k, v in flatten(result["metrics"]).items()]
-    sections = [("Claims", result["claims"]), ("Metrics", metrics), *tables.items()]
-    details = [("Settings", _pairs(record["settings"])), ("Environment", _environment(record))]
+    # What a reader came for first: claims, then pictures, then numbers.
+    sections = [("Claims", result["claims"])]
+    details = [
+        *tables.items(),
+        ("Metrics", metrics),
+        ("Settings", _pairs(record["settings"])),
+        ("Environment", _environment(record)),
+    ]
     cost = _cost(result, record)
     text = [f"# {title}", "", notes, "", cost]
     page = [f"<p>{escape(part)}</p>" for part in notes.split("\n\n") if part.strip()]
@@ -135,8 +141,10 @@ def write_report(
         text += ["", f"![{caption}]({content})" if is_file else f"{caption}: see report.html"]
         page.append(_figure(name, _image(folder / content) if is_file else content, caption))
     for heading, rows in details:
-        text += ["", f"## {heading}", "", _markdown(rows)]
-        page.append(f"<details><summary>{heading}</summary>{_html(rows)}</details>")
+        if rows:
+            text += ["", f"## {heading}", "", _markdown(rows)]
+            closed = f"<summary>{escape(heading)}</summary>{_html(rows)}"
+            page.append(f"<details>{closed}</details>")
     (folder / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     template = Template(PAGE.read_text(encoding="utf-8"))
     html = template.substitute(title=escape(title), subtitle=escape(cost), body="\n".join(page))

@@ -60,6 +60,14 @@ def _check(settings: Settings) -> None:
         raise UserError("the task plogp_unlimited goes on from plogp: add plogp to shift.tasks")
     if len(set(tasks)) < len(tasks):
         raise UserError(f"shift.tasks must not repeat a task, got {', '.join(tasks)}")
+    if settings.shift.pool > settings.data_set.holdout:
+        raise UserError(
+            f"shift.pool is {settings.shift.pool} but the first pool comes from the "
+            f"{settings.data_set.holdout} held-out molecules: lower it or raise data_set.holdout"
+        )
+    n, batch = settings.data_set.molecules, settings.train.batch_size
+    if n is not None and batch > n:
+        raise UserError(f"train.batch_size is {batch} but there are {n} training molecules")
     if settings.seeds < 1:
         raise UserError(f"seeds must be at least 1, got {settings.seeds}")
 
@@ -91,16 +99,18 @@ def _finish(run: Run, settings: Settings, records: list[dict[str, Any]]) -> None
     from apps.sgds import figures
 
     write_json(run.folder / "design.json", records[0] if len(records) == 1 else records)
-    run.finish(
-        results.metrics(records),
-        results.claims(settings, records),
-        figures.draw(records),
-        tables=figures.tables(records),
-        notes=NOTES,
-        seeds=[record["seed"] for record in records],
-    )
-    if settings.publish:
-        print(f"published: {run.publish(HERE.parents[1] / 'results')}")
+    try:
+        run.finish(
+            results.metrics(records),
+            results.claims(settings, records),
+            figures.draw(records),
+            tables=figures.tables(records),
+            notes=NOTES,
+            seeds=[record["seed"] for record in records],
+        )
+    finally:  # with --check a claim that does not hold ends the program in finish
+        if settings.publish:
+            print(f"published: {run.publish(HERE.parents[1] / 'results')}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,8 +29,9 @@ PROPERTIES = {"plogp": "penalised_logp_unnormalised", "qed": "qed"}
 
 T = TypeVar("T")
 
-_FORMAT = 2
+_FORMAT = 3
 _EMBEDDED = 8000
+_SMALL = 2000  # below this many molecules, starting processes costs more than it saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def load(run: Run, settings: Data) -> Molecules:
             return _unpack(torch.load(path, weights_only=True))
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
             path.unlink()  # a cache of ours, damaged: made anew from the checked source
-    rows = _embedded() if folder is None else _zinc(folder)
+    rows = _embedded(settings) if folder is None else _zinc(folder)
     record = _prepare(rows, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -102,12 +104,14 @@ def _zinc(folder: Path) -> list[Row]:
     return rows
 
 
-def _embedded() -> list[Row]:
+def _embedded(settings: Data) -> list[Row]:
     from lv_molecule.generator import recombine
 
-    smiles = recombine(_EMBEDDED, seed=0)
+    wanted = _EMBEDDED - settings.holdout if settings.molecules is None else settings.molecules
+    smiles = list(recombine(wanted + settings.holdout, seed=0))
     scores = [row for chunk in _chunked(_score, smiles, "properties") for row in chunk]
-    return [(s, scores[i], i % 8 == 0) for i, s in enumerate(smiles)]
+    # Their order is already random: the first ones are held out.
+    return [(s, scores[i], i < settings.holdout) for i, s in enumerate(smiles)]
 
 
 def _score(smiles: list[str]) -> list[dict[str, float]]:
@@ -126,12 +130,14 @@ def _chunked(function: Callable[[list[str]], T], smiles: list[str], label: str) 
     """Applies a function to chunks of molecules on all cores and shows how far it is."""
     chunks = [smiles[i : i + 250] for i in range(0, len(smiles), 250)]
     workers = min(16, os.cpu_count() or 1)
-    with (
-        tqdm(total=len(smiles), desc=label, mininterval=2, unit="mol") as bar,
-        # Spawned: torch has threads by now, and forking a process with threads can hang.
-        ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool,
-    ):
-        for chunk, result in zip(chunks, pool.map(function, chunks), strict=True):
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(smiles), desc=label, mininterval=2, unit="mol"))
+        results: Iterator[T] = map(function, chunks)
+        if len(smiles) >= _SMALL:
+            # Spawned: torch has threads by now, and forking a process with threads can hang.
+            executor = ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn"))
+            results = stack.enter_context(executor).map(function, chunks)
+        for chunk, result in zip(chunks, results, strict=True):
             bar.update(len(chunk))
             yield result
 

@@ -11,6 +11,7 @@ from apps.sgds.settings import Objective, Settings
 from apps.sgds.train import Learner, posterior_kernel, prior_kernel, property_kernel
 from lv_molecule import PROPERTIES as FUNCTIONS
 from lv_molecule import Candidate, Oracle, Pool, SelfiesVocabulary, shift_round
+from lv_molecule.metrics import top
 
 __all__ = ["Control", "Outcome", "extend", "prior_control", "screening_control", "shift"]
 
@@ -103,14 +104,15 @@ def shift(
                 strings=run.generator("strings", task, k),
             )
             logs = _learn(run, settings, learner, pool, task, name, k)
-            top = [molecule.values[name] for molecule in pool.best(3, name)]
+            # Of the molecules that the run designed; the first pool is known data.
+            new = top(list(oracle.history.values()), 3)
             line = {
                 "calls": oracle.calls,
                 "pool_mean": pool.values(name).mean().item(),
                 "batch_mean": _mean(result.values),
                 "predicted_mean": _mean(result.predicted),
-                "top1": top[0],
-                "top3": top[-1],
+                "top1": float(new[0]) if len(new) else float("nan"),
+                "top3": float(new[-1]) if len(new) else float("nan"),
                 "unique": result.added / result.proposed,
                 "invalid": result.invalid / result.proposed,
                 "displacement": result.displacement,

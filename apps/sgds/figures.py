@@ -163,7 +163,9 @@ def _against_calls(records: Sequence[Record]) -> "Figure":
                     )
             ax.set_xlabel("oracle calls")
             ax.set_ylabel(_UNITS[name])
-            ax.set_title(f"{_TITLES[name]}: " + ("best" if k == 1 else "mean of best 100"), size=10)
+            ax.set_title(
+                f"{_TITLES[name]}: " + ("best" if k == 1 else "mean of best 100"), size=10
+            )
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -1,6 +1,7 @@
 """From what the seeds found to metrics and claims."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from apps.sgds.settings import Settings
@@ -86,16 +87,17 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
     for task in tasks:
         if task == "plogp-unguided":
             continue
-        rising = [_rising([row["pool_mean"] for row in r["tasks"][task]["rounds"]]) for r in records]
+        rounds = [r["tasks"][task]["rounds"] for r in records]
+        rising = [_rising([row["pool_mean"] for row in part]) for part in rounds]
         add(
             f"{task}: pool mean rises in every round (never falls by construction), every seed",
             "density shifts right (figure 1c)",
             f"{sum(rising)} of {len(rising)} seeds",
             all(rising),
         )
-        ends = [_ends(r["tasks"][task]["rounds"]) for r in records]
+        ends = [(part[0]["batch_mean"], part[-1]["batch_mean"]) for part in rounds]
         add(
-            f"{task}: mean of NEW molecules higher in the last round than in the first, every seed",
+            f"{task}: mean of NEW molecules higher in the last round than the first, every seed",
             "density shifts right (figure 1c)",
             ", ".join(f"{a:.3g} to {b:.3g}" for a, b in ends),
             all(b > a for a, b in ends),
@@ -118,11 +120,14 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
             for k in (3, 100):
                 ours = [_mean(_top(r["tasks"][task], k)) for r in records]
                 theirs = [_mean(_top(r["controls"][f"{control}-{name}"], k)) for r in records]
+                pairs = list(zip(ours, theirs, strict=True))
                 add(
                     f"{task}: top-{k} mean beats {_NAMES[control]} at equal oracle calls, every "
                     "seed",
                     "not reported",
-                    ", ".join(f"{a:.4g} against {b:.4g}" for a, b in zip(ours, theirs, strict=True)),
+                    ", ".join(
+                        f"{a:.4g} against {b:.4g}" for a, b in zip(ours, theirs, strict=True)
+                    ),
                     all(a > b for a, b in zip(ours, theirs, strict=True)),
                 )
     if "plogp-unguided" in tasks:
@@ -137,7 +142,10 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
     return found
 
 
-_NAMES = {"prior": "sampling the trained prior", "screening": "random screening of known molecules"}
+_NAMES = {
+    "prior": "sampling the trained prior",
+    "screening": "random screening of known molecules",
+}
 
 
 def _top(part: Record, k: int) -> list[float]:
@@ -149,8 +157,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _rising(values: Sequence[float]) -> bool:
-    return all(b > a for a, b in zip(values[:-1], values[1:], strict=True))
-
-
-def _ends(rounds: Sequence[Record]) -> tuple[float, float]:
-    return rounds[0]["batch_mean"], rounds[-1]["batch_mean"]
+    return all(b > a for a, b in pairwise(values))

@@ -17,7 +17,7 @@ class Data:
     molecules: int | None = None
     """training molecules, a fixed random subset; None = all"""
     holdout: int = 10_000
-    """held-out molecules: test set and initial pool of the design rounds, as in the paper [code]"""
+    """held-out molecules: test set, and first pool of the design rounds [code]"""
     max_length: int = 72
     """longest string in SELFIES symbols [code]"""
 

@@ -70,9 +70,7 @@ def _task(
     kept = run.load(f"prior-{name}")
     if kept is None:
         run.load("state", modules=learner.modules, optimizers=learner.optimizers)
-        control = prior_control(
-            run, settings, vocabulary, learner, name=name, calls=outcome.calls
-        )
+        control = prior_control(run, settings, vocabulary, learner, name=name, calls=outcome.calls)
         kept = {"calls": control.calls, "values": control.values}
         run.save(0, f"prior-{name}", **kept)
     found["controls"][f"prior-{name}"] = {"calls": kept["calls"], "values": kept["values"]}

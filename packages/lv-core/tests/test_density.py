@@ -163,6 +163,7 @@ def test_an_empty_sum_is_refused() -> None:
         Sum({})
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_a_term_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(TypeError, match="term 'x' must be callable, got float"):
         Sum({"x": (1.0, 2.0)})

@@ -32,6 +32,7 @@ def test_refuses_sizes_that_make_no_network(sizes) -> None:
         mlp(sizes)
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_refuses_unknown_activations_and_lists_the_known() -> None:
     with pytest.raises(ValueError, match="unknown activation 'swish'; there are: gelu, silu"):
         mlp((2, 1), activation="swish")

@@ -136,7 +136,7 @@ def test_fit_refuses_non_finite_values_and_counts_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, math.inf), (math.nan, 1)]
+    ("mean", "std"), [(0.0, 0.0), (0.0, -1.0), (0.0, math.inf), (math.nan, 1.0)]
 )
 def test_a_transform_without_inverse_is_refused(mean, std) -> None:
     with pytest.raises(ValueError, match="std must be positive and finite"):

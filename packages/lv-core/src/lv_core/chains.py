@@ -1,7 +1,7 @@
 """The state of chains, the record of a step, the record of a run, and chains tied to data."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class ChainState:
         return {**record, "extra": dict(self.extra)}
 
     @classmethod
-    def from_state_dict(cls, record: dict[str, Any]) -> Self:
+    def from_state_dict(cls, record: dict[str, Any]) -> "ChainState":
         """Returns the state saved by `state_dict`."""
         return cls(**record)
 

@@ -5,7 +5,7 @@ unnormalised. One value per chain, summed over the event and never averaged over
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ LogDensity = Callable[[Tensor], Tensor]
 """Maps points `(*batch, *event)` to log densities `(*batch,)`."""
 
 
+@runtime_checkable
 class LogDensityPrior(Protocol):
     """What `posterior` needs of a prior: a density of u, and the way from u to the latent."""
 

@@ -108,9 +108,9 @@ class LinearGaussian(nn.Module):
         self.noise = noise
 
     def log_likelihood(
-        self, x: Float[Tensor, "*batch data"], z: Float[Tensor, "*batch latent"]
-    ) -> Float[Tensor, "*batch"]:
-        """Returns `log p(x | z)`."""
+        self, x: Float[Tensor, "*#batch data"], z: Float[Tensor, "*#batch latent"]
+    ) -> Float[Tensor, "..."]:
+        """Returns `log p(x | z)`; the batch axes of x and z broadcast."""
         squared = (x - z @ self.weight.T).square().sum(-1) / self.noise**2
         constant = 0.5 * x.shape[-1] * math.log(2 * math.pi * self.noise**2)
         return -0.5 * squared - constant

@@ -112,8 +112,8 @@ class EnergyPrior(Prior):
 
 def contrastive_loss(
     tilt: Callable[[Tensor], Tensor],
-    z_posterior: Float[Tensor, " n *event"],
-    z_prior: Float[Tensor, " m *event"],
+    z_posterior: Float[Tensor, " n ..."],
+    z_prior: Float[Tensor, " m ..."],
     *,
     energy_l2: float = 0.0,
 ) -> PriorLoss:
@@ -125,8 +125,8 @@ def contrastive_loss(
 
     Arguments:
         tilt: The function that is learned; larger = more probable.
-        z_posterior: Posterior samples, detached by the caller.
-        z_prior: Prior samples, detached by the caller.
+        z_posterior: Posterior samples, detached by the caller, shape `(n, *event)`.
+        z_prior: Prior samples, likewise, shape `(m, *event)`.
         energy_l2: Weight of the squared tilt.
 
     Returns:

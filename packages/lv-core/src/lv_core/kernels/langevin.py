@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -58,12 +57,12 @@ class Langevin(Kernel):
     @classmethod
     def from_noise_factor(
         cls, *, steps: int, step_size: StepSize, noise_factor: float, clip: float | None = None
-    ) -> Self:
+    ) -> "Langevin":
         """Returns the kernel whose noise is `noise_factor * s * eps`, i.e. temperature c^2."""
         return cls(steps=steps, step_size=step_size, temperature=noise_factor**2, clip=clip)
 
     @classmethod
-    def from_eta(cls, *, steps: int, eta: float, temperature: float = 1.0) -> Self:
+    def from_eta(cls, *, steps: int, eta: float, temperature: float = 1.0) -> "Langevin":
         """Returns the kernel with drift `eta grad` and noise `sqrt(2 eta)`: s = sqrt(2 eta)."""
         check_positive("eta", eta)
         return cls(steps=steps, step_size=(2.0 * eta) ** 0.5, temperature=temperature)

@@ -125,10 +125,8 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
                     f"{task}: top-{k} mean beats {_NAMES[control]} at equal oracle calls, every "
                     "seed",
                     "not reported",
-                    ", ".join(
-                        f"{a:.4g} against {b:.4g}" for a, b in zip(ours, theirs, strict=True)
-                    ),
-                    all(a > b for a, b in zip(ours, theirs, strict=True)),
+                    ", ".join(f"{a:.4g} against {b:.4g}" for a, b in pairs),
+                    all(a > b for a, b in pairs),
                 )
     if "plogp-unguided" in tasks:
         ours = [_mean(_top(r["tasks"]["plogp"], 100)) for r in records]

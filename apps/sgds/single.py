@@ -27,6 +27,7 @@ def run_one(run: Run, settings: Settings) -> dict[str, Any]:
     }
     if not run.is_main:
         return found  # design rounds are one process's work: their pools are small
+    learner = learner.alone()
     kept = run.load("evaluation")
     if kept is None:
         kept = {"evaluation": evaluate(run, settings, molecules, vocabulary, learner)}

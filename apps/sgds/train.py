@@ -4,7 +4,7 @@ One update: posterior chains for the batch, prior chains, then one step of two A
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,8 @@ class Learner:
     model: MoleculeModel
     optimizers: dict[str, torch.optim.Optimizer]
     wrapped: nn.Module
+    rank: int
+    world: int
 
     @classmethod
     def of(cls, run: Run, settings: Settings, model: MoleculeModel) -> "Learner":
@@ -113,7 +115,11 @@ class Learner:
             "prior": torch.optim.Adam(slow, lr=settings.train.prior_lr),
         }
         wrapped = run.accelerator.prepare_model(model) if run.world > 1 else model
-        return cls(run, settings, model, optimizers, wrapped)
+        return cls(run, settings, model, optimizers, wrapped, run.rank, run.world)
+
+    def alone(self) -> "Learner":
+        """Returns the learner for work of one process: without wrapper, with whole batches."""
+        return replace(self, wrapped=self.model, rank=0, world=1)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -122,9 +128,8 @@ class Learner:
 
     def source(self, *names: str | int) -> Shard:
         """Returns this process's share of a stream."""
-        return Shard(
-            generator=self.run.generator(*names), rank=self.run.rank, world=self.run.world
-        )
+        generator = self.run.generator(*names)
+        return Shard(generator=generator, rank=self.rank, world=self.world)
 
     def update(
         self,
@@ -153,7 +158,7 @@ class Learner:
         """
         model = self.model
         # Dropout draws from torch's global generator; a resumed run needs the same masks.
-        self.run.reseed("dropout", *names, self.run.rank)
+        self.run.reseed("dropout", *names, self.rank)
         model.train()
         chain = model.infer(
             kernel,

@@ -63,7 +63,8 @@ def cli_errors(prog: str, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except mistakes as error:
-        if is_first_process():
+        # A UserError is raised in all processes; others may strike one alone, which must say so.
+        if is_first_process() or not isinstance(error, UserError):
             print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -100,14 +101,21 @@ def parse(
     word, rest = (argv[0], argv[1:]) if named else ("smoke", argv)
     path = _preset_path(word, Path(presets))
     preset = _read_preset(settings_type, path)
-    settings = tyro.cli(
-        settings_type,
-        args=list(rest),
-        default=preset,
-        prog=f"{prog} {word}",
-        config=(tyro.conf.FlagConversionOff,),
-        console_outputs=is_first_process(),
-    )
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            settings = tyro.cli(
+                settings_type,
+                args=list(rest),
+                default=preset,
+                prog=f"{prog} {word}",
+                config=(tyro.conf.FlagConversionOff,),
+                console_outputs=is_first_process(),
+            )
+    except SystemExit as end:
+        if end.code and is_first_process():
+            print(f"{prog} {word}: {_complaint(box.getvalue())}; see --help", file=sys.stderr)
+        raise
     return path.stem, settings
 
 
@@ -161,7 +169,12 @@ def _try(settings_type: type[T], flat: Mapping[str, Any]) -> tuple[T | None, str
         with contextlib.redirect_stderr(box), contextlib.redirect_stdout(box):
             settings = tyro.cli(settings_type, args=words, config=(tyro.conf.FlagConversionOff,))
     except SystemExit:
-        lines = [re.sub(r"^[│|]\s*|\s*[│|]$", "", line) for line in box.getvalue().splitlines()]
-        told = [line for line in lines if re.search(r"\w", line) and "full helptext" not in line]
-        return None, " ".join(" ".join(told[1:]).split())  # told[0] is the title of tyro's box
+        return None, _complaint(box.getvalue())
     return settings, ""
+
+
+def _complaint(boxed: str) -> str:
+    """Returns what tyro says in its box as one line, without title, rules and frame."""
+    lines = [re.sub(r"^[│|]\s*|\s*[│|]$", "", line) for line in boxed.splitlines()]
+    told = [line for line in lines if re.search(r"\w", line) and "full helptext" not in line]
+    return " ".join(" ".join(told[1:]).split())  # told[0] is the title of the box

@@ -1,6 +1,7 @@
 """`python -m apps.sgds [preset] [--flags]`: one run, or several seeds and their common report."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -12,7 +13,7 @@ from apps._runner.run import write_json
 from apps._runner.seeds import run_seeds
 from apps._runner.settings import flatten
 from apps.sgds import results
-from apps.sgds.settings import Settings
+from apps.sgds.settings import Objective, Settings
 
 PROG = "python -m apps.sgds"
 HERE = Path(__file__).parent
@@ -56,8 +57,10 @@ def main(argv: Sequence[str]) -> None:
 
 def _check(settings: Settings) -> None:
     tasks = settings.shift.tasks
-    if "plogp_unlimited" in tasks and "plogp" not in tasks:
-        raise UserError("the task plogp_unlimited goes on from plogp: add plogp to shift.tasks")
+    if "plogp_unlimited" in tasks and "plogp" not in tasks[: tasks.index("plogp_unlimited")]:
+        raise UserError(
+            "the task plogp_unlimited goes on from plogp: add plogp to shift.tasks, before it"
+        )
     if len(set(tasks)) < len(tasks):
         raise UserError(f"shift.tasks must not repeat a task, got {', '.join(tasks)}")
     if settings.shift.pool > settings.data_set.holdout:
@@ -68,8 +71,41 @@ def _check(settings: Settings) -> None:
     n, batch = settings.data_set.molecules, settings.train.batch_size
     if n is not None and batch > n:
         raise UserError(f"train.batch_size is {batch} but there are {n} training molecules")
-    if settings.seeds < 1:
-        raise UserError(f"seeds must be at least 1, got {settings.seeds}")
+    for task in tasks:
+        _check_lengths(task, getattr(settings.shift, task), settings.data_set.max_length)
+    for key, value in flatten(asdict(settings)).items():
+        _check_range(key, value)
+    if settings.precision != "fp32":
+        raise UserError(
+            f"this app runs in float32 alone: leave out --precision {settings.precision}"
+        )
+    if settings.seeds > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("several seeds are processes already: under torchrun use --seeds 1")
+
+
+def _check_lengths(task: str, objective: Objective, longest: int) -> None:
+    if objective.max_length < longest:
+        raise UserError(
+            f"shift.{task}.max_length is {objective.max_length} but strings of the first pool "
+            f"have up to {longest} symbols: raise it or lower data_set.max_length"
+        )
+    if objective.min_length > objective.max_length:
+        raise UserError(
+            f"shift.{task}.min_length is {objective.min_length}, above its max_length "
+            f"{objective.max_length}: lower it"
+        )
+
+
+_MAY_BE_ZERO = ("seed", "threads", "dropout", "noise_factor", "min_length", "workers")
+
+
+def _check_range(key: str, value: object) -> None:
+    last = key.split(".")[-1]
+    if isinstance(value, bool) or not isinstance(value, int | float) or last == "delta":
+        return
+    if value < 0 or (value == 0 and last not in _MAY_BE_ZERO):
+        rule = "must not be negative" if last in _MAY_BE_ZERO else "must be positive"
+        raise UserError(f"{key} {rule}, got {value}")
 
 
 def _several(run: Run, settings: Settings, argv: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +64,9 @@ class Molecules:
 def load(run: Run, settings: Data) -> Molecules:
     """Returns the molecules of a run; the slow conversion is cached for the next one."""
     folder = run.data("zinc250k") if settings.source == "zinc250k" else None
-    key = json.dumps([_FORMAT, asdict(settings), str(folder and _stamp(folder))])
+    # Canonical SMILES and SELFIES are spelt otherwise by other versions of these libraries.
+    made_by = [version(name) for name in ("rdkit", "selfies", "lv-molecule")]
+    key = json.dumps([_FORMAT, made_by, asdict(settings), str(folder and _stamp(folder))])
     name = f"{settings.source}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
     path = Path(pooch.os_cache("lv")) / "sgds" / name
     if path.exists():

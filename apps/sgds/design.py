@@ -1,13 +1,15 @@
 """Design tasks: gradual distribution shifting, and the controls with the same oracle budget."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from apps._runner import Run
+from apps._runner import Run, UserError
 from apps.sgds.data import PROPERTIES, Molecules
-from apps.sgds.settings import Objective, Settings
+from apps.sgds.settings import Objective, Settings, Shift
 from apps.sgds.train import Learner, posterior_kernel, prior_kernel, property_kernel
 from lv_molecule import PROPERTIES as FUNCTIONS
 from lv_molecule import Candidate, Oracle, Pool, SelfiesVocabulary, shift_round
@@ -74,14 +76,19 @@ def shift(
         min_heavy_atoms=5,
     )
     record = run.load(task, modules=learner.modules, optimizers=learner.optimizers)
+    given = _given(sizes, objective)
     rounds, quantiles, done = [], [], 0
     if record is None:
         (run.folder / f"oracle-{task}.jsonl").unlink(missing_ok=True)  # of a session cut off
         pool = initial or _first_pool(settings, molecules, learner, task, name)
     else:
+        _check_same(task, record, given)
         pool, done = Pool.from_state_dict(record["pool"]), record["step"]
         rounds, quantiles = record["rounds"], record["quantiles"]
-        oracle.load_state_dict(record["oracle"])
+        try:
+            oracle.load_state_dict(record["oracle"])
+        except ValueError as error:  # the log was changed or removed
+            raise UserError(f"{error}, or remove {task}.pt to run the task anew") from None
     kernel = (property_kernel if guided else prior_kernel)(settings.inference, objective.steps)
     with oracle:
         for k in run.steps(objective.rounds, done, label=task):
@@ -126,6 +133,7 @@ def shift(
                 task,
                 modules=learner.modules,
                 optimizers=learner.optimizers,
+                given=given,
                 pool=pool.state_dict(),
                 oracle=oracle.state_dict(),
                 rounds=rounds,
@@ -143,6 +151,28 @@ def shift(
     )
 
 
+def _given(sizes: Shift, objective: Objective) -> dict[str, Any]:
+    """Returns the settings that one task's rounds depend on; their number may grow."""
+    other = {"tasks", "workers", "unguided", "plogp", "plogp_unlimited", "qed"}
+    given = {key: value for key, value in asdict(sizes).items() if key not in other}
+    return {**given, **asdict(objective)}
+
+
+def _check_same(task: str, record: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses to go on with rounds that were made with other settings."""
+    before = {**given, **record.get("given", {})}
+    differing = [
+        f"{key} {before[key]!r} -> {given[key]!r}"
+        for key in given
+        if before[key] != given[key] and (key != "rounds" or record["step"] > given[key])
+    ]
+    if differing:
+        raise UserError(
+            f"the task {task} was begun with other settings: {', '.join(differing)}; use those, "
+            f"or remove {task}.pt from the run folder to run it anew"
+        )
+
+
 def _first_pool(
     settings: Settings, molecules: Molecules, learner: Learner, task: str, name: str
 ) -> Pool:
@@ -158,6 +188,7 @@ def _first_pool(
     for first in range(0, len(tokens), settings.shift.batch_size):
         part = slice(first, first + settings.shift.batch_size)
         device = learner.run.device
+        learner.run.reseed("first dropout", task, first)  # acts with inference_mode "train"
         u = learner.model.prior.init(
             len(tokens[part]), generator=learner.run.generator("first", task, first)
         )

@@ -61,12 +61,13 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
         best = [_top(r["tasks"]["plogp"], 1)[0] for r in records]
         limit = settings.shift.plogp.max_length
         if full:
-            mark = 20.0 if settings.shift.samples >= 10_000 else 8.0
+            mark, place = (20.0, 3) if settings.shift.samples >= 10_000 else (8.0, 1)
+            worst = [_top(r["tasks"]["plogp"], place)[-1] for r in records]
             add(
-                f"p-logP (unnormalised) top-1 > {mark:g} within {limit} symbols, every seed",
+                f"p-logP (unnormalised) top-{place} > {mark:g} within {limit} symbols, every seed",
                 "density ends in a spike near 26 (figure 1c)",
-                [round(v, 2) for v in best],
-                min(best) > mark,
+                [round(v, 2) for v in worst],
+                min(worst) > mark,
             )
         known = max(r["data_max"]["plogp"] for r in records)
         add(

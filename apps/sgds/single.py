@@ -1,5 +1,6 @@
 """One seed from data to design: train, evaluate, run the tasks and their controls."""
 
+from dataclasses import asdict
 from typing import Any
 
 from apps._runner import Run
@@ -28,10 +29,11 @@ def run_one(run: Run, settings: Settings) -> dict[str, Any]:
     if not run.is_main:
         return found  # design rounds are one process's work: their pools are small
     learner = learner.alone()
-    kept = run.load("evaluation")
-    if kept is None:
+    kept, given = run.load("evaluation"), asdict(settings.evaluate)
+    if kept is None or kept.get("given", given) != given:  # a resumed run may ask for more
+        run.reseed("evaluation dropout")  # acts with inference_mode "train"
         kept = {"evaluation": evaluate(run, settings, molecules, vocabulary, learner)}
-        run.save(0, "evaluation", evaluation=kept["evaluation"])
+        run.save(0, "evaluation", evaluation=kept["evaluation"], given=given)
     found["evaluation"] = kept["evaluation"]
     run.weights(model, {"app": "sgds", "symbols": list(molecules.symbols)})
     found["tasks"], found["controls"] = {}, {}
@@ -69,10 +71,11 @@ def _task(
     screened = screening_control(run, molecules, name=name, calls=outcome.calls)
     found["controls"][f"screening-{name}"] = {"calls": screened.calls, "values": screened.values}
     kept = run.load(f"prior-{name}")
-    if kept is None:
+    # More rounds in a resumed run want more calls of the control too.
+    if kept is None or kept.get("asked", kept["calls"]) != outcome.calls:
         run.load("state", modules=learner.modules, optimizers=learner.optimizers)
         control = prior_control(run, settings, vocabulary, learner, name=name, calls=outcome.calls)
-        kept = {"calls": control.calls, "values": control.values}
+        kept = {"asked": outcome.calls, "calls": control.calls, "values": control.values}
         run.save(0, f"prior-{name}", **kept)
     found["controls"][f"prior-{name}"] = {"calls": kept["calls"], "values": kept["values"]}
     if task == "plogp" and settings.shift.unguided:

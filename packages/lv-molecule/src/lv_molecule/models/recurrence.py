@@ -62,7 +62,7 @@ class _Recurrence(torch.autograd.Function):
             torch.tanh(new_c, out=tanh_c[here])
             torch.mul(o, tanh_c[here], out=hidden[here])
             h, c, at = hidden[here], new_c, at + n
-        ctx.save_for_backward(gates, tanh_c, cells, hidden, h0, weight)  # type: ignore[attr-defined]
+        ctx.save_for_backward(gates, tanh_c, cells, hidden, h0, weight)
         ctx.counts = tuple(counts)  # type: ignore[attr-defined]
         return hidden
 
@@ -105,7 +105,7 @@ class _Recurrence(torch.autograd.Function):
             torch.mm(d_gates, weight, out=out)
             d_latent[:n] += d_gates
         d_weight = None
-        if need_weight:
+        if need_weight and d_gates_all is not None:
             d_weight = _weight_gradient(d_gates_all, hidden, h0, counts)
         return (
             d_gates_all if need_inputs else None,

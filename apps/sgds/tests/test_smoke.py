@@ -99,6 +99,11 @@ def test_another_seed_gives_other_numbers(finished: Path, tmp_path: Path):
         (["smoke", "--shift.tasks", "plogp_unlimited"], "add plogp to shift.tasks"),
         (["smoke", "--data-set.molecules", "9"], "batch_size is 128 but there are 9 training"),
         (["smoke", "--shift.pool", "900"], "the first pool comes from the 256 held-out"),
+        (["smoke", "--shift.tasks", "plogp_unlimited", "plogp"], "to shift.tasks, before it"),
+        (["smoke", "--precision", "bf16"], "this app runs in float32 alone"),
+        (["smoke", "--shift.plogp.max-length", "50"], "first pool have up to 72 symbols"),
+        (["smoke", "--inference.step-size", "-1"], "inference.step_size must be positive, got -1"),
+        (["smoke", "--trian.epochs", "2"], "Perhaps you meant: --train.epochs INT"),
     ],
 )
 def test_mistakes_end_in_one_line(argv, message, tmp_path, capsys):

@@ -68,9 +68,6 @@ def _check(settings: Settings) -> None:
             f"shift.pool is {settings.shift.pool} but the first pool comes from the "
             f"{settings.data_set.holdout} held-out molecules: lower it or raise data_set.holdout"
         )
-    n, batch = settings.data_set.molecules, settings.train.batch_size
-    if n is not None and batch > n:
-        raise UserError(f"train.batch_size is {batch} but there are {n} training molecules")
     for task in tasks:
         _check_lengths(task, getattr(settings.shift, task), settings.data_set.max_length)
     for key, value in flatten(asdict(settings)).items():
@@ -110,10 +107,12 @@ def _check_range(key: str, value: object) -> None:
 
 def _several(run: Run, settings: Settings, argv: Sequence[str]) -> list[dict[str, Any]]:
     """Runs the seeds as processes of their own and returns what they found."""
+    run.load("seeds")
     run.save(0, "seeds")  # marks the folder as one that --resume may go on with
     seeds = [settings.seed + k for k in range(settings.seeds)]
     words = [*_without(argv), "--seeds", "1"]
     run_seeds("apps.sgds", words, seeds=seeds, out=run.folder, processes=settings.processes)
+    run.save(1, "seeds")  # holds the time they took, should only the report be made again
     return [json.loads((run.folder / f"seed-{s}" / "design.json").read_text()) for s in seeds]
 
 

@@ -11,6 +11,7 @@ from apps._runner import Run, UserError
 from apps.sgds.data import PROPERTIES, Molecules
 from apps.sgds.settings import Objective, Settings, Shift
 from apps.sgds.train import Learner, posterior_kernel, prior_kernel, property_kernel
+from lv_core import stream
 from lv_molecule import PROPERTIES as FUNCTIONS
 from lv_molecule import Candidate, Oracle, Pool, SelfiesVocabulary, shift_round
 from lv_molecule.metrics import top
@@ -73,6 +74,7 @@ def shift(
         budget=objective.rounds * sizes.samples,
         log=run.folder / f"oracle-{task}.jsonl",
         workers=sizes.workers,
+        timeout=sizes.timeout,
         min_heavy_atoms=5,
     )
     record = run.load(task, modules=learner.modules, optimizers=learner.optimizers)
@@ -111,7 +113,7 @@ def shift(
                 strings=run.generator("strings", task, k),
             )
             logs = _learn(run, settings, learner, pool, task, name, k)
-            # Of the molecules that the run designed; the first pool is known data.
+            # Of the oracle's calls alone: the first pool is known data.
             new = top(list(oracle.history.values()), 3)
             line = {
                 "calls": oracle.calls,
@@ -229,7 +231,7 @@ def _learn(
     batch = min(sizes.batch_size, len(pool))
     collected: list[Tensor] = []
     for epoch in range(sizes.passes):
-        shuffle = torch.Generator().manual_seed(settings.seed * 1_000_003 + k * 1009 + epoch)
+        shuffle = stream(settings.seed, "shuffle", task, k, epoch)
         order = torch.randperm(len(pool), generator=shuffle)
         for place in range(len(pool) // batch):
             index = order[place * batch : (place + 1) * batch]
@@ -294,6 +296,7 @@ def prior_control(
         budget=calls,
         log=run.folder / f"oracle-prior-{name}.jsonl",
         workers=settings.shift.workers,
+        timeout=settings.shift.timeout,
         min_heavy_atoms=5,
     )
     (run.folder / f"oracle-prior-{name}.jsonl").unlink(missing_ok=True)  # of a session cut off

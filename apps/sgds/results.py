@@ -122,12 +122,18 @@ def claims(settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]
                 ours = [_mean(_top(r["tasks"][task], k)) for r in records]
                 theirs = [_mean(_top(r["controls"][f"{control}-{name}"], k)) for r in records]
                 pairs = list(zip(ours, theirs, strict=True))
+                # A control that finds nothing new stops early; then budgets are not equal.
+                calls = [
+                    r["tasks"][task]["calls"] == r["controls"][f"{control}-{name}"]["calls"]
+                    for r in records
+                ]
+                early = "" if all(calls) else " (control stopped early: budgets differ)"
                 add(
                     f"{task}: top-{k} mean beats {_NAMES[control]} at equal oracle calls, every "
                     "seed",
                     "not reported",
-                    ", ".join(f"{a:.4g} against {b:.4g}" for a, b in pairs),
-                    all(a > b for a, b in pairs),
+                    ", ".join(f"{a:.4g} against {b:.4g}" for a, b in pairs) + early,
+                    all(a > b for a, b in pairs) and all(calls),
                 )
     if "plogp-unguided" in tasks:
         ours = [_mean(_top(r["tasks"]["plogp"], 100)) for r in records]

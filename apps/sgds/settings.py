@@ -133,6 +133,8 @@ class Shift:
     """passes over the pool per round [code]"""
     workers: int = 0
     """oracle processes; 0 evaluates in the run's own process"""
+    timeout: float | None = None
+    """seconds one oracle call may take; needs workers; None = no limit"""
     unguided: bool = True
     """also run the p-logP task without the property term: selection and learning alone"""
     plogp: Objective = Objective()

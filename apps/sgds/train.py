@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from apps._runner import Run
+from apps._runner import Run, UserError
 from apps.sgds.data import Molecules
 from apps.sgds.settings import Inference, Settings
-from lv_core import ChainBank, GradientStep, Kernel, Langevin, Sequence, Shard
+from lv_core import ChainBank, GradientStep, Kernel, Langevin, Sequence, Shard, stream
 from lv_core.nn import mlp
 from lv_molecule import LstmDecoder, MoleculeModel, SelfiesVocabulary
 from lv_priors import EnergyHealth, EnergyPrior, PropertyHead, TargetTransform
@@ -200,19 +200,25 @@ def train(run: Run, settings: Settings, molecules: Molecules, learner: Learner) 
     batch, inference = run.share(settings.train.batch_size), settings.inference
     n = len(molecules.tokens)
     per_epoch = n // settings.train.batch_size
+    if per_epoch < 1:
+        raise UserError(
+            f"train.batch_size is {settings.train.batch_size} but there are {n} training molecules"
+        )
     total = per_epoch * settings.train.epochs
     bank = None
     if inference.warm_steps is not None:
         bank = ChainBank(n, (settings.model.latent,), seed=settings.seed, device=run.device)
     record = run.load("state", modules=learner.modules, optimizers=learner.optimizers)
     start = 0 if record is None else record["step"]
-    if record is not None and bank is not None:
-        bank.load_state_dict(record["bank"])
-    health, words = EnergyHealth(learner.model.prior), []
+    health = EnergyHealth(learner.model.prior)
+    if record is not None:
+        health.load_state_dict(record["health"])
+        if bank is not None:
+            bank.load_state_dict(record["bank"])
     cold = posterior_kernel(inference, inference.posterior_steps)
     for step in run.steps(total, start, label="train"):
         epoch, place = divmod(step, per_epoch)
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(settings.seed + epoch))
+        order = torch.randperm(n, generator=stream(settings.seed, "order", epoch))
         # Each process takes its part of the one global batch.
         first = place * settings.train.batch_size + run.rank * batch
         index = order[first : first + batch]
@@ -237,7 +243,6 @@ def train(run: Run, settings: Settings, molecules: Molecules, learner: Learner) 
             _store(run, bank, index.to(run.device), z)
         if step % 10 == 0 or step == total - 1:
             run.log(step, "train", **{**logs, **health.update(z, z_prior)})
-            words = health.words()
         if (step + 1) % settings.train.save_every == 0 or step == total - 1:
             extra = {"bank": bank.state_dict()} if bank is not None else {}
             run.save(
@@ -245,10 +250,10 @@ def train(run: Run, settings: Settings, molecules: Molecules, learner: Learner) 
                 "state",
                 modules=learner.modules,
                 optimizers=learner.optimizers,
-                health=words,
+                health=health.state_dict(),
                 **extra,
             )
-    return words or list((record or {}).get("health", []))
+    return health.words()
 
 
 def _store(run: Run, bank: ChainBank, index: Tensor, z: Tensor) -> None:

@@ -82,6 +82,7 @@ def test_a_run_cut_off_in_training_or_design_resumes_to_the_same_numbers(
             extra = ["--resume", "True"]
     assert ("plogp", 1) in calls
     assert result(out)["metrics"] == result(finished)["metrics"]
+    assert (out / "design.json").read_text() == (finished / "design.json").read_text()
     assert (out / "oracle-plogp.jsonl").read_bytes().count(b"\n") == (
         (finished / "oracle-plogp.jsonl").read_bytes().count(b"\n")
     )

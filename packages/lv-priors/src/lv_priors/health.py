@@ -54,6 +54,15 @@ class EnergyHealth:
         self._recent.append(record)
         return record
 
+    def state_dict(self) -> dict[str, list[dict[str, float]]]:
+        """Returns the recent signs, for a checkpoint."""
+        return {"recent": [dict(record) for record in self._recent]}
+
+    def load_state_dict(self, state: dict[str, list[dict[str, float]]]) -> None:
+        """Goes on from the signs that `state_dict` returned."""
+        self._recent.clear()
+        self._recent.extend(dict(record) for record in state["recent"])
+
     def words(self) -> list[str]:
         """Returns what the recent updates say, worst first; one line each."""
         if not self._recent:

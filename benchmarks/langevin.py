@@ -49,10 +49,14 @@ class Target:
 def run(*, quick: bool = False) -> str:
     """Returns the tables of both targets at both batch sizes."""
     tables = []
-    for make in (latent_energy, mixture):
-        for batch in (256, 2048):
+    flat = latent_energy(flat=True)
+    for target in (latent_energy(), mixture()):
+        makers = installed(target)
+        spreads = {name: spread_of_chains(target, flat, make) for name, make in makers.items()}
+        for batch in (256,) if quick else (256, 2048):
+            chains = {name: make(target) for name, make in makers.items()}
             repetitions = 5 if quick else (41 if batch == 256 else 15)
-            tables.append(_measure(make(), batch, repetitions))
+            tables.append(_measure(target, chains, spreads, batch, repetitions))
     return "\n\n".join(tables) + "\n\n" + _missing()
 
 
@@ -103,18 +107,18 @@ def mixture_centers() -> Tensor:
     return 4.0 * torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 
-def versions(target: Target) -> dict[str, Chain]:
-    """Returns every installed version of the chain; the first is the reference."""
-    found = {
-        "naive loop, autograd.grad": naive(target),
-        "lv Langevin": ours(target),
-        "lv Langevin.run, with its trace": ours(target, traced=True),
-        "naive loop, .backward()": naive(target, backward=True),
+def installed(target: Target) -> dict[str, Callable[[Target], Chain]]:
+    """Returns what makes each installed version of the chain; the first is the reference."""
+    found: dict[str, Callable[[Target], Chain]] = {
+        "naive loop, autograd.grad": naive,
+        "lv Langevin": ours,
+        "lv Langevin.run, with its trace": lambda t: ours(t, traced=True),
+        "naive loop, .backward()": lambda t: naive(t, backward=True),
     }
     if find_spec("torchebm"):
-        found["TorchEBM LangevinDynamics"] = torchebm(target)
+        found["TorchEBM LangevinDynamics"] = torchebm
     if find_spec("blackjax") and target.jax is not None:
-        found["BlackJAX sgld, vmap and scan"] = blackjax(target)
+        found["BlackJAX sgld, vmap and scan"] = blackjax
     return found
 
 
@@ -224,19 +228,13 @@ def expected_spread(target: Target) -> float:
     return math.sqrt(total)
 
 
-def _makers() -> Mapping[str, Callable[[Target], Chain]]:
-    return {
-        "naive loop, autograd.grad": naive,
-        "lv Langevin": ours,
-        "lv Langevin.run, with its trace": lambda t: ours(t, traced=True),
-        "naive loop, .backward()": lambda t: naive(t, backward=True),
-        "TorchEBM LangevinDynamics": torchebm,
-        "BlackJAX sgld, vmap and scan": blackjax,
-    }
-
-
-def _measure(target: Target, batch: int, repetitions: int) -> str:
-    chains = versions(target)
+def _measure(
+    target: Target,
+    chains: Mapping[str, Chain],
+    spreads: Mapping[str, str],
+    batch: int,
+    repetitions: int,
+) -> str:
     torch.manual_seed(2)
     start = torch.randn(batch, target.dim)
     work: dict[str, Callable[[], object]] = {
@@ -244,13 +242,13 @@ def _measure(target: Target, batch: int, repetitions: int) -> str:
     }
     work["noise alone"] = noise_alone(target.dim, batch)
     timings = in_turns(work, repetitions=repetitions)
-    flat = latent_energy(flat=True)
     reference = next(iter(chains))
     rows = []
     for name in work:
-        spread = "" if name not in chains else spread_of_chains(target, flat, _makers()[name])
         micros = 1e6 * timings.median(name) / STEPS
-        rows.append([name, f"{micros:.0f}", timings.spread(name, reference), spread])
+        rows.append(
+            [name, f"{micros:.0f}", timings.spread(name, reference), spreads.get(name, "")]
+        )
     if target.flops:
         limit = target.flops * batch / matmul_rate()
         share = limit * STEPS / timings.median(reference)

@@ -10,6 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from apps._runner.settings import flatten
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check_claims", "curves", "number", "save_figures", "write_report"]
 
 Row = Mapping[str, object]
+LONGEST = 16
 PAGE = Path(__file__).with_name("report_page.html")
 
 
@@ -120,7 +123,12 @@ def write_report(
         notes: What this is, in one or a few paragraphs of plain text.
     """
     title = f"{result['app']}: {result['preset']}"
-    metrics = [{"metric": k, "value": v} for k, v in flatten(result["metrics"]).items()]
+    # Long lists, such as a value for each round and seed, stay in result.json.
+    metrics = [
+        {"metric": key, "value": value}
+        for key, value in flatten(result["metrics"]).items()
+        if not isinstance(value, list) or len(np.ravel(value)) <= LONGEST
+    ]
     # What a reader came for first: claims, then pictures, then numbers.
     sections = [("Claims", result["claims"])]
     details = [

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from apps._runner import checkpoint, environment, report, table
+from apps._runner import checkpoint, environment, report
 from apps._runner.settings import RunSettings, UserError, flatten
 from lv_core.random import stream
 
@@ -265,6 +265,8 @@ class Run:
 
     def publish(self, results: Path) -> Path:
         """Writes the numbers worth keeping to `<results>/<app>/<preset>-<device>.json`."""
+        from apps._runner import table  # a program of its own: imported here, it runs unwarned
+
         return table.publish(self.folder, results)
 
     def _with_curves(self, figures: Mapping[str, object]) -> Mapping[str, object]:

@@ -97,14 +97,18 @@ def _merged(records: Sequence[Record], task: str) -> list[tuple[str, float]]:
     return sorted(best.items(), key=lambda item: -item[1])
 
 
-def _figure(columns: int, height: float = 3.4) -> tuple["Figure", list["Axes"]]:
+def _figure(count: int) -> tuple["Figure", list["Axes"]]:
+    """Returns a figure with `count` axes, two in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8 * columns, height), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    columns, rows = min(count, 2), -(-count // 2)
+    figure = Figure(figsize=(4.8 * columns, 3.2 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    for one in axes[count:]:
+        one.set_axis_off()
+    return figure, axes[:count]
 
 
 def _density(record: Record) -> "Figure":
@@ -143,6 +147,7 @@ def _against_calls(records: Sequence[Record]) -> "Figure":
     figure, axes = _figure(2 * len(names))
     for i, name in enumerate(names):
         for ax, k in zip(axes[2 * i : 2 * i + 2], (100, 1), strict=True):
+            low = np.inf
             for record in records:
                 lines = {"shift": record["tasks"][name]["values"]}
                 if f"{name}-unguided" in record["tasks"]:
@@ -153,6 +158,8 @@ def _against_calls(records: Sequence[Record]) -> "Figure":
                     curve = np.asarray(top_k_against_calls(values, k))
                     step = max(1, len(curve) // 400)
                     first = record is records[0]
+                    # The first calls span the whole range and would flatten all that follows.
+                    low = min(low, curve[min(max(k, len(curve) // 50), len(curve)) - 1])
                     ax.plot(
                         np.arange(1, len(curve) + 1)[k - 1 :: step],
                         curve[k - 1 :: step],
@@ -161,6 +168,7 @@ def _against_calls(records: Sequence[Record]) -> "Figure":
                         alpha=0.85,
                         label=label if first else None,
                     )
+            ax.set_ylim(bottom=low)
             ax.set_xlabel("oracle calls")
             ax.set_ylabel(_UNITS[name])
             ax.set_title(

@@ -81,3 +81,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def generator(seed: int) -> torch.Generator:
     """Gives a CPU generator seeded from the test's name."""
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def wrong_types(request: pytest.FixtureRequest) -> None:
+    """Skips a test of our own message where run-time type checks speak first."""
+    if request.config.getoption("jaxtyping_packages", None):
+        pytest.skip("run-time type checks refuse the argument before the function sees it")

@@ -61,7 +61,6 @@ def test_mirror_images_differ_unless_stereo_is_stripped():
         ("c1cccc1", "kekulize"),
         ("", "empty"),
         ("  ", "empty"),
-        (None, "None"),
     ],
 )
 @pytest.mark.parametrize("function", [canonical, smiles_to_selfies])
@@ -70,6 +69,13 @@ def test_refusal_is_one_line_with_string_and_reason(function, smiles, reason):
         function(smiles)
     assert "\n" not in str(caught.value)
     assert repr(smiles) in str(caught.value)
+
+
+@pytest.mark.usefixtures("wrong_types")
+@pytest.mark.parametrize("function", [canonical, smiles_to_selfies])
+def test_none_is_refused_as_a_molecule(function):
+    with pytest.raises(MoleculeError, match="None"):
+        function(None)
 
 
 def test_refusals_write_nothing_to_stderr(capfd):
@@ -166,6 +172,7 @@ def test_foreign_token_is_refused(vocabulary, token):
         vocabulary.decode(torch.tensor([[1, token]]))
 
 
+@pytest.mark.usefixtures("wrong_types")
 @pytest.mark.parametrize("tokens", [torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64)])
 def test_decode_refuses_other_than_integer_matrices(vocabulary, tokens):
     with pytest.raises(ValueError, match="matrix"):

@@ -70,6 +70,7 @@ def curves(folder: Path) -> "Figure | None":
         for split, points in sorted(series[key].items()):
             axes.plot(*zip(*points, strict=True), label=split, linewidth=1.1)
         axes.set_title(key, fontsize=9)
+        axes.set_xlabel("step", fontsize=7)
         axes.tick_params(labelsize=7)
         if len(series[key]) > 1:
             axes.legend(fontsize=7, frameon=False)

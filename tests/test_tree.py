@@ -38,7 +38,7 @@ def test_no_file_names_a_machine_path(root: Path, tracked: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["cd /work/main", 'open("/home/ann/data.csv")', "--out=/tmp/x", r"C:\Users\ann", "/root/runs"],
+    ["cd /opt/lv", 'open("/home/ann/data.csv")', "--out=/tmp/x", r"C:\Users\ann", "/mnt/runs"],
 )
 def test_a_machine_path_is_noticed(line: str) -> None:
     assert machine_paths(line) == [line]

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lv_core import ChainState, GradientStep, Langevin, Mala, Sequence, Shard, Sum, normal, stream
+from lv_core import (
+    ChainState,
+    Draws,
+    GradientStep,
+    Langevin,
+    Mala,
+    Sequence,
+    Shard,
+    Sum,
+    normal,
+    stream,
+)
 from lv_core.nn import mlp
 
 KERNELS = {
@@ -102,10 +113,20 @@ def test_given_noise_equals_drawn_noise(kernel) -> None:
     drawn, _ = kernel.step(TARGET, kernel.init(TARGET, u), generator=stream(0))
     generator = stream(0)
     noise = torch.zeros_like(u) if isinstance(kernel, GradientStep) else normal(u, generator)
-    given, _ = kernel.step(TARGET, kernel.init(TARGET, u), generator=generator, noise=noise)
+    given, _ = kernel.step(
+        TARGET,
+        kernel.init(TARGET, u),
+        generator=Draws(
+            normals=[noise], uniforms=[torch.rand(len(u), generator=generator, dtype=u.dtype)]
+        ),
+    )
     assert torch.equal(drawn.u, given.u)
     if not isinstance(kernel, GradientStep):
-        other, _ = kernel.step(TARGET, kernel.init(TARGET, u), generator=stream(1), noise=-noise)
+        other, _ = kernel.step(
+            TARGET,
+            kernel.init(TARGET, u),
+            generator=Draws(normals=[-noise], uniforms=[torch.rand(len(u), dtype=u.dtype)]),
+        )
         assert not torch.equal(drawn.u, other.u)
 
 
@@ -216,8 +237,10 @@ def test_a_mean_over_the_batch_is_refused(kernel) -> None:
 def test_chains_do_not_see_each_other(kernel) -> None:
     u, eps = torch.randn(2, 6, 3, dtype=torch.float64)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    one, _ = kernel.step(TARGET, kernel.init(TARGET, u), noise=eps)
-    two, _ = kernel.step(TARGET, kernel.init(TARGET, u[order]), noise=eps[order])
+    one, _ = kernel.step(TARGET, kernel.init(TARGET, u), generator=Draws(normals=[eps]))
+    two, _ = kernel.step(
+        TARGET, kernel.init(TARGET, u[order]), generator=Draws(normals=[eps[order]])
+    )
     torch.testing.assert_close(one.u[order], two.u, rtol=1e-12, atol=1e-12)
 
 

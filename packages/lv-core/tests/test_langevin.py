@@ -9,6 +9,7 @@ from torch import Tensor
 from lv_core import (
     ChainState,
     DivergenceError,
+    Draws,
     GradientStep,
     Langevin,
     Sum,
@@ -119,7 +120,9 @@ def test_temperature_zero_draws_nothing() -> None:
 def test_one_step_is_the_formula() -> None:
     u, eps = torch.randn(2, 5, 3, dtype=torch.float64)
     kernel = Langevin(steps=1, step_size=0.3, temperature=0.49)
-    state, info = kernel.step(normal_density, kernel.init(normal_density, u), noise=eps)
+    state, info = kernel.step(
+        normal_density, kernel.init(normal_density, u), generator=Draws(normals=[eps])
+    )
     torch.testing.assert_close(state.u, u - 0.045 * u + 0.7 * 0.3 * eps)
     torch.testing.assert_close(info.log_density, normal_density(u))
     torch.testing.assert_close(info.grad_norm, u.norm(dim=-1))
@@ -133,7 +136,7 @@ def test_noise_factor_and_eta_are_other_names_of_the_same_kernel() -> None:
     u, eps = torch.randn(2, 5, 3, dtype=torch.float64)
     kernel = Langevin.from_eta(steps=1, eta=0.08, temperature=1.0)
     assert kernel.step_size == pytest.approx(0.4)
-    state, _ = kernel.step(normal_density, ChainState(u=u), noise=eps)
+    state, _ = kernel.step(normal_density, ChainState(u=u), generator=Draws(normals=[eps]))
     torch.testing.assert_close(state.u, u - 0.08 * u + math.sqrt(2 * 0.08) * eps)
 
 
@@ -142,7 +145,7 @@ def test_tensor_step_sizes_broadcast(shape) -> None:
     s = 0.1 + torch.rand(shape, dtype=torch.float64)
     u, eps = torch.randn(2, 2, 3, 4, dtype=torch.float64)
     kernel = Langevin(steps=1, step_size=s, temperature=0.25)
-    state, _ = kernel.step(normal_density, ChainState(u=u), noise=eps)
+    state, _ = kernel.step(normal_density, ChainState(u=u), generator=Draws(normals=[eps]))
     torch.testing.assert_close(state.u, u - s**2 / 2 * u + 0.5 * s * eps)
     ascent, _ = GradientStep(step_size=s).step(normal_density, ChainState(u=u))
     torch.testing.assert_close(ascent.u, u - s**2 / 2 * u)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lv_core import (
     DivergenceError,
+    Draws,
     GradientStep,
     Langevin,
     Mala,
@@ -45,7 +46,7 @@ def test_equals_the_loop_written_by_hand_to_the_bit() -> None:
 
 def test_differs_from_the_joint_step() -> None:
     u, eps = torch.randn(2, 32, 3)
-    two, _ = TWO_STAGES.step(TARGET, TWO_STAGES.init(TARGET, u), noise=eps)
+    two, _ = TWO_STAGES.step(TARGET, TWO_STAGES.init(TARGET, u), generator=Draws(normals=[eps]))
     grads = {name: value_and_grad(TARGET.only(name), u).grad for name in TARGET.names}
     joint = u + 0.125 * (grads["prior"] + grads["x"]) + 0.25 * eps + 0.03125 * grads["y"]
     assert (two.u - joint).abs().max() > 0.1
@@ -68,7 +69,9 @@ def test_each_stage_evaluates_its_own_terms_once() -> None:
 
 def test_reports_the_first_stage_and_the_parts_of_all() -> None:
     u, eps = torch.randn(2, 32, 3)
-    state, info = TWO_STAGES.step(TARGET, TWO_STAGES.init(TARGET, u), noise=eps)
+    state, info = TWO_STAGES.step(
+        TARGET, TWO_STAGES.init(TARGET, u), generator=Draws(normals=[eps])
+    )
     only = value_and_grad(TARGET.only("prior", "x"), u)
     torch.testing.assert_close(info.log_density, only.value)
     torch.testing.assert_close(info.grad_norm, only.grad.norm(dim=-1))

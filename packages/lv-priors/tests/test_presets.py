@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lv_core import GradientStep, Langevin, Sequence, Sum, frozen, stream
+from lv_core import Draws, GradientStep, Langevin, Sequence, Sum, frozen, stream
 from lv_core.nn import mlp
 from lv_priors import EnergyPrior, PropertyHead
 from lv_priors.presets import sgds_joint, sgds_posterior, sgds_prior, sgds_shift
@@ -81,7 +81,7 @@ class Setting:
     def by_kernel(self, kernel) -> Tensor:
         state = kernel.init(self.target, self.start)
         for eps in self.noise[: kernel.steps]:
-            state, _ = kernel.step(self.target, state, noise=eps)
+            state, _ = kernel.step(self.target, state, generator=Draws(normals=[eps]))
         return state.u
 
 
@@ -94,7 +94,7 @@ def test_prior_chain_is_the_formula_of_the_paper() -> None:
     kernel = sgds_prior()
     state = kernel.init(setting.prior.log_density, setting.start)
     for eps in setting.noise:
-        state, _ = kernel.step(setting.prior.log_density, state, noise=eps)
+        state, _ = kernel.step(setting.prior.log_density, state, generator=Draws(normals=[eps]))
     assert close(state.u, setting.by_hand(steps=20, likelihood=False, guided=False))
     # Wrong control: with the likelihood's force.
     assert not close(state.u, setting.by_hand(steps=20, likelihood=True, guided=False))

@@ -1,4 +1,4 @@
-"""The state of chains, the record of a step, the record of a run, and chains tied to data."""
+"""The state of chains, the record of a step and the record of a run."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lv_core.random import stream
-
-__all__ = ["ChainBank", "ChainState", "StepInfo", "Trace"]
+__all__ = ["ChainState", "StepInfo", "Trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,9 @@ class ChainState:
 class StepInfo(NamedTuple):
     """What a step reports and no later step needs; tensors of shape `(*batch,)`, or None.
 
-    `log_density` and `parts` are values at the position the step started from.
+    `log_density` and `parts` are values at the position the step started from; `bad` marks
+    chains frozen for a non-finite value, or proposals rejected for one; `stats` holds what only
+    some kernels report, such as the number of leapfrog steps, by name.
     """
 
     log_density: Tensor
@@ -86,6 +86,7 @@ class StepInfo(NamedTuple):
     bad: Tensor | None = None
     clipped: Tensor | None = None
     parts: dict[str, Tensor] = {}  # noqa: RUF012 - a NamedTuple default, never mutated
+    stats: dict[str, Tensor] = {}  # noqa: RUF012 - likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,10 @@ class Trace:
         log_density: Value at the start of each step, shape `(steps, *batch)`.
         grad_norm: Norm of the gradient there, shape `(steps, *batch)`.
         accept: Acceptance probability, shape `(steps, *batch)`, or None for unadjusted kernels.
+        bad: Frozen chains or rejected non-finite proposals, shape `(steps, *batch)`, or None.
         clipped: Share of gradients clipped, or None where nothing clips.
         parts: Named parts of the target, each `(steps, *batch)`.
+        stats: What only some kernels report, each `(steps, *batch)`.
         displacement: Distance between start and end, shape `(*batch,)`.
     """
 
@@ -108,100 +111,8 @@ class Trace:
     log_density: Tensor
     grad_norm: Tensor
     accept: Tensor | None
+    bad: Tensor | None
     clipped: Tensor | None
     parts: dict[str, Tensor]
+    stats: dict[str, Tensor]
     displacement: Tensor
-
-
-class ChainBank:
-    """Positions of chains that belong to data items and live as long as the data does.
-
-    Row `i` starts at `scale * N(0, I)` drawn from a stream derived from the seed and the row's
-    block, so it does not depend on the order in which rows are first visited.
-
-    Arguments:
-        n_items: Number of data items.
-        event: Shape of one position.
-        seed: Seed of the starts.
-        scale: Standard deviation of the starts.
-        device: Where rows are stored and served.
-
-    Raises:
-        ValueError: If `n_items` is not positive.
-    """
-
-    _BLOCK = 1024
-
-    def __init__(
-        self,
-        n_items: int,
-        event: tuple[int, ...],
-        *,
-        seed: int,
-        scale: float = 1.0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        if n_items < 1:
-            raise ValueError(f"n_items must be positive, got {n_items}")
-        self.n_items, self.event, self.seed, self.scale = n_items, tuple(event), seed, scale
-        self._u = torch.zeros((n_items, *self.event), device=device)
-        self._age = torch.full((n_items,), -1, dtype=torch.int64, device=device)
-
-    def get(self, index: Tensor) -> Tensor:
-        """Returns the positions of items `index` (int64, shape `(n,)`): `(n, *event)`, a copy."""
-        self._check(index)
-        fresh = index[self._age[index] < 0]
-        for block in torch.unique(fresh // self._BLOCK).tolist():
-            self._start(fresh[fresh // self._BLOCK == block], block)
-        return self._u[index]
-
-    def put(self, index: Tensor, u: Tensor) -> None:
-        """Stores `u` as the positions of items `index` and adds one to their age.
-
-        Raises:
-            ValueError: If an index occurs twice (which chain should win is undefined), or the
-                shapes disagree.
-        """
-        self._check(index)
-        if torch.unique(index).numel() != index.numel():
-            raise ValueError("index must not contain an item twice: each item has one chain")
-        if tuple(u.shape) != (index.numel(), *self.event):
-            expected = (index.numel(), *self.event)
-            raise ValueError(f"u must have shape {expected}, got {tuple(u.shape)}")
-        self._u[index] = u.detach().to(self._u)
-        self._age[index] = self._age[index].clamp(min=0) + 1
-
-    def age(self, index: Tensor) -> Tensor:
-        """Returns how often each item was stored; 0 = never."""
-        self._check(index)
-        return self._age[index].clamp(min=0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns all rows and ages."""
-        return {"u": self._u, "age": self._age, "seed": self.seed, "scale": self.scale}
-
-    def load_state_dict(self, record: dict[str, Any]) -> None:
-        """Restores rows and ages.
-
-        Raises:
-            ValueError: If the record is for another number of items or event shape.
-        """
-        if record["u"].shape != self._u.shape:
-            expected, found = tuple(self._u.shape), tuple(record["u"].shape)
-            raise ValueError(f"the saved bank has shape {found}, this one {expected}")
-        self._u.copy_(record["u"])
-        self._age.copy_(record["age"])
-        self.seed, self.scale = record["seed"], record["scale"]
-
-    def _start(self, index: Tensor, block: int) -> None:
-        generator = stream(self.seed, "bank", block)
-        rows = torch.empty((self._BLOCK, *self.event)).normal_(generator=generator)
-        picked = rows[(index % self._BLOCK).cpu()]
-        self._u[index] = (self.scale * picked).to(self._u)
-        self._age[index] = 0
-
-    def _check(self, index: Tensor) -> None:
-        if index.dtype != torch.int64 or index.ndim != 1:
-            raise ValueError(f"index must be a vector of int64, got {index.dtype} {index.shape}")
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.n_items:
-            raise ValueError(f"index must lie in 0..{self.n_items - 1}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Evaluates",
     "Evaluation",
     "LogDensity",
     "LogDensityPrior",
@@ -44,6 +45,18 @@ class Evaluation(NamedTuple):
     value: Tensor
     grad: Tensor
     parts: dict[str, Tensor]
+
+
+class Evaluates(Protocol):
+    """A log density that computes its own gradient, in closed form or by another framework."""
+
+    def __call__(self, u: Tensor, /) -> Tensor:
+        """Returns the log density, shape `(*batch,)`."""
+        ...
+
+    def evaluate(self, u: Tensor, /) -> Evaluation:
+        """Returns value and gradient, detached; they may lie in buffers of the next call."""
+        ...
 
 
 class Sum:
@@ -140,7 +153,9 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
     """Returns the log density at `u`, its gradient with respect to `u`, and its named parts.
 
     One forward and one backward pass, whatever the number of terms. Parameter gradients are
-    neither computed nor touched, and the call works under `torch.no_grad` as well.
+    neither computed nor touched, and the call works under `torch.no_grad` as well. A target with
+    a method `evaluate` is asked for its own gradient, which may lie in a buffer that the next
+    evaluation reuses.
 
     Arguments:
         log_density: The target; a `Sum` also reports its parts.
@@ -150,6 +165,10 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
         ValueError: If the target returns anything but one value per chain, or does not depend
             on `u`.
     """
+    own = getattr(log_density, "evaluate", None)
+    if own is not None:
+        evaluation: Evaluation = own(u)
+        return evaluation
     with torch.enable_grad():
         point = u.detach().requires_grad_(True)
         parts = log_density.terms(point) if isinstance(log_density, Sum) else {}

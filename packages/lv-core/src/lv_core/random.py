@@ -11,7 +11,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-__all__ = ["Shard", "Source", "normal", "stream", "uniform"]
+__all__ = ["Draws", "Shard", "Source", "normal", "stream", "uniform"]
 
 
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -59,7 +59,40 @@ class Shard:
             raise ValueError(f"rank must be in 0..world-1, got rank {self.rank}, {self.world=}")
 
 
-Source = torch.Generator | Shard | None
+class Draws:
+    """Given numbers in place of random ones, handed out in order.
+
+    Compiled loops take their noise as an input, since a generator cannot enter a compiled graph;
+    tests and comparisons between frameworks say exactly which numbers a step uses.
+
+    Arguments:
+        normals: Standard normal tensors, in the order in which they will be asked for.
+        uniforms: Tensors uniform on [0, 1), likewise.
+
+    Example:
+        >>> state, info = kernel.step(target, state, generator=Draws(normals=[eps]))
+    """
+
+    def __init__(self, normals: Sequence[Tensor] = (), uniforms: Sequence[Tensor] = ()) -> None:
+        self._left = {"normal": list(normals), "uniform": list(uniforms)}
+
+    def take(self, kind: str, shape: Sequence[int]) -> Tensor:
+        """Returns the next tensor of a kind, `"normal"` or `"uniform"`.
+
+        Raises:
+            ValueError: If none is left or the next one has another shape.
+        """
+        if not self._left[kind]:
+            raise ValueError(f"no {kind} draw is left: give one tensor for each draw of the step")
+        taken = self._left[kind].pop(0)
+        if tuple(taken.shape) != tuple(shape):
+            raise ValueError(
+                f"the next {kind} draw must have shape {tuple(shape)}, got {tuple(taken.shape)}"
+            )
+        return taken
+
+
+Source = torch.Generator | Shard | Draws | None
 """Where a function draws from; None is torch's global generator."""
 
 
@@ -68,9 +101,11 @@ def normal(like: Tensor, source: Source = None, *, out: Tensor | None = None) ->
 
     Arguments:
         like: Tensor whose first axis is the batch.
-        source: Generator, shard of one, or None for the global generator.
-        out: Buffer to fill instead of allocating; ignored for a shard.
+        source: Generator, shard of one, given draws, or None for the global generator.
+        out: Buffer to fill instead of allocating; ignored for a shard and for given draws.
     """
+    if isinstance(source, Draws):
+        return source.take("normal", like.shape)
     if isinstance(source, Shard):
         n = like.shape[0]
         whole = torch.empty(
@@ -85,6 +120,8 @@ def normal(like: Tensor, source: Source = None, *, out: Tensor | None = None) ->
 
 def uniform(shape: Sequence[int], like: Tensor, source: Source = None) -> Tensor:
     """Draws numbers uniform on [0, 1) with the dtype and device of `like`; first axis = batch."""
+    if isinstance(source, Draws):
+        return source.take("uniform", shape)
     if isinstance(source, Shard):
         n = shape[0]
         whole = torch.empty((n * source.world, *shape[1:]), dtype=like.dtype, device=like.device)

@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,14 +13,29 @@ from lv_core.chains import ChainState, StepInfo, Trace
 from lv_core.density import LogDensity, value_and_grad
 from lv_core.errors import DivergenceError
 from lv_core.random import Source
+from lv_core.schedule import Schedule, at
 
-__all__ = ["Kernel", "StepSize", "check_positive", "event_axes", "over_event"]
+__all__ = [
+    "PART",
+    "Kernel",
+    "StepSize",
+    "Temperature",
+    "check_positive",
+    "evaluate_state",
+    "event_axes",
+    "over_event",
+    "retuned",
+]
 
 PART = "part/"
 """Prefix of the names in `ChainState.extra` under which parts of a `Sum` are cached."""
 
-StepSize = float | Tensor
-"""A number, or a tensor that broadcasts against `(*batch, *event)`."""
+StepSize = float | Tensor | Schedule
+"""A number, a tensor that broadcasts against `(*batch, *event)` (a step size for each component
+or each chain), or a function of the number of steps done."""
+
+Temperature = float | Schedule
+"""A number or a function of the number of steps done; T makes the target `p^(1/T)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +56,14 @@ class Kernel(ABC):
         state: ChainState,
         *,
         generator: Source = None,
-        noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state after one step, and what the step has to report.
 
         Arguments:
             log_density: The target, `(*batch, *event) -> (*batch,)`.
             state: Where the chains are.
-            generator: Source of all randomness; None = torch's global generator.
-            noise: The standard normal draw itself, shaped like `u`; replaces the generator for
-                the proposal (compiled loops, tests, comparisons between frameworks).
+            generator: Source of all randomness; None = torch's global generator, `Draws` = the
+                numbers themselves.
         """
 
     def init(self, log_density: LogDensity, u: Tensor) -> ChainState:
@@ -150,6 +165,10 @@ def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[Ste
         values = [getattr(info, name) for info in infos]
         return None if values[0] is None else torch.stack(values)
 
+    def named(name: str) -> dict[str, Tensor]:
+        records = [getattr(info, name) for info in infos]
+        return {key: torch.stack([record[key] for record in records]) for key in records[0]}
+
     value, norm = torch.stack([i.log_density for i in infos]), stacked("grad_norm")
     assert norm is not None
     moved = (state.u - start).reshape(*value.shape[1:], -1)
@@ -159,8 +178,10 @@ def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[Ste
         log_density=value,
         grad_norm=norm,
         accept=stacked("accept"),
+        bad=stacked("bad"),
         clipped=stacked("clipped"),
-        parts={n: torch.stack([i.parts[n] for i in infos]) for n in infos[0].parts},
+        parts=named("parts"),
+        stats=named("stats"),
         displacement=torch.linalg.vector_norm(moved, dim=-1),
     )
 
@@ -168,6 +189,8 @@ def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[Ste
 def evaluate_state(log_density: LogDensity, u: Tensor) -> ChainState:
     """Returns the state at `u` with value, gradient and parts cached; parts lie in `extra`."""
     value, grad, parts = value_and_grad(log_density, u)
+    if hasattr(log_density, "evaluate"):  # its tensors may be buffers of the next evaluation
+        value, grad = value.clone(), grad.clone()
     extra = {PART + name: part for name, part in parts.items()}
     return ChainState(u=u.detach(), log_density=value, grad=grad, extra=extra)
 
@@ -182,13 +205,30 @@ def over_event(value: Tensor, u: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (u.ndim - value.ndim))
 
 
-def check_positive(name: str, value: StepSize, *, allow_zero: bool = False) -> None:
-    """Raises unless `value` is positive (or zero where allowed).
+def check_positive(
+    name: str, value: float | Tensor | Schedule, *, allow_zero: bool = False
+) -> None:
+    """Raises unless `value` is positive (or zero where allowed); of a schedule its first value.
 
     Raises:
         ValueError: Names the argument and the value received.
     """
-    smallest = value.min().item() if isinstance(value, Tensor) else value
+    first = at(value, 0)
+    smallest = first.min().item() if isinstance(first, Tensor) else first
     if not (smallest >= 0 if allow_zero else smallest > 0):
         rule = "must not be negative" if allow_zero else "must be positive"
-        raise ValueError(f"{name} {rule}, got {value}")
+        raise ValueError(f"{name} {rule}, got {first}")
+
+
+KernelType = TypeVar("KernelType", bound=Kernel)
+
+
+def retuned(kernel: KernelType, **settings: object) -> KernelType:
+    """Returns a copy with other settings that are not validated.
+
+    For settings that an algorithm computes in a loop: validating a tensor waits for the device.
+    """
+    other = copy(kernel)
+    for name, value in settings.items():
+        object.__setattr__(other, name, value)
+    return other

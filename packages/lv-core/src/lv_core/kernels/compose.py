@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity, Sum
-from lv_core.kernels.base import Kernel, over_event
+from lv_core.kernels.base import PART, Kernel, over_event
 from lv_core.random import Source
 
 __all__ = ["Sequence"]
@@ -59,7 +59,6 @@ class Sequence(Kernel):
         state: ChainState,
         *,
         generator: Source = None,
-        noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state after one step of every stage; reports the first stage.
 
@@ -68,12 +67,24 @@ class Sequence(Kernel):
         """
         start, previous, first, clipped = state, state.previous, None, None
         parts: dict[str, Tensor] = {}
-        for kernel, names in self.stages:
+        extra = dict(start.extra)
+        for i, (kernel, names) in enumerate(self.stages):
             target = _select(log_density, names)
-            # Each stage sees another target, so cached values of the stage before are stale.
+            # Each stage sees another target, so cached values of the stage before are stale;
+            # its own memory, such as a momentum, lasts.
             inner = kernel.init(target, state.u)
-            inner = replace(inner, previous=previous, bad=state.bad)
-            state, info = kernel.step(target, inner, generator=generator, noise=noise)
+            own = {
+                n.removeprefix(f"{i}/"): t for n, t in start.extra.items() if n.startswith(f"{i}/")
+            }
+            inner = replace(
+                inner,
+                previous=previous,
+                bad=state.bad,
+                step=start.step,
+                extra={**own, **inner.extra},
+            )
+            state, info = kernel.step(target, inner, generator=generator)
+            extra |= {f"{i}/{n}": t for n, t in state.extra.items() if not n.startswith(PART)}
             if first is None:
                 # Where later stages, and the first one of the next round, send bad chains back
                 # to: the first stage has been evaluated there, unlike at the stage's own start.
@@ -82,7 +93,9 @@ class Sequence(Kernel):
             if info.clipped is not None:
                 clipped = info.clipped if clipped is None else clipped | info.clipped
         assert first is not None
-        state = replace(start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1)
+        state = replace(
+            start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1, extra=extra
+        )
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
 
 

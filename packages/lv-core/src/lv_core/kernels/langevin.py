@@ -8,8 +8,16 @@ from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity, value_and_grad
-from lv_core.kernels.base import Kernel, StepSize, check_positive, event_axes, over_event
+from lv_core.kernels.base import (
+    Kernel,
+    StepSize,
+    Temperature,
+    check_positive,
+    event_axes,
+    over_event,
+)
 from lv_core.random import Source, normal
+from lv_core.schedule import at
 
 __all__ = ["GradientStep", "Langevin"]
 
@@ -43,7 +51,7 @@ class Langevin(Kernel):
     """number of steps"""
     step_size: StepSize
     """s: drift s^2/2, noise s; codes with drift h and noise sqrt(2h) have h = s^2/2"""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """variance factor of the noise; 0 is gradient ascent; a code's noise factor c is c^2"""
     clip: float | None = None
     """largest norm of one chain's gradient; None leaves it alone"""
@@ -73,13 +81,12 @@ class Langevin(Kernel):
         state: ChainState,
         *,
         generator: Source = None,
-        noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step on; see the class for the update."""
-        s, noise_scale = self.step_size, self.temperature**0.5
+        s, noise_scale = at(self.step_size, state.step), at(self.temperature, state.step) ** 0.5
         drifted, here, mask, info = _drift(log_density, state, s, self.clip)
         if noise_scale > 0:
-            eps = normal(drifted, generator) if noise is None else noise
+            eps = normal(drifted, generator)
             if isinstance(s, Tensor):
                 drifted.add_(s * eps, alpha=noise_scale)
             else:
@@ -113,10 +120,10 @@ class GradientStep(Kernel):
         state: ChainState,
         *,
         generator: Source = None,
-        noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step up the gradient; draws nothing."""
-        drifted, here, mask, info = _drift(log_density, state, self.step_size, self.clip)
+        s = at(self.step_size, state.step)
+        drifted, here, mask, info = _drift(log_density, state, s, self.clip)
         return _advance(state, here, drifted, mask, info), info
 
 
@@ -130,7 +137,7 @@ def check_settings(steps: int, step_size: StepSize, clip: float | None) -> None:
 
 
 def _drift(
-    log_density: LogDensity, state: ChainState, step_size: StepSize, clip: float | None
+    log_density: LogDensity, state: ChainState, step_size: float | Tensor, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None, StepInfo]:
     """Evaluates the target at the state and moves along the gradient.
 
@@ -165,7 +172,8 @@ def _mark_bad(value: Tensor, norm: Tensor, before: Tensor | None) -> tuple[Tenso
     """Returns which chains are bad, now or before, and whether they must be masked."""
     # A non-finite value or gradient anywhere in the event makes this sum non-finite: one test.
     total = value + norm
-    on_cpu = total.device.type == "cpu"
+    # A compiled loop must not look at values either.
+    on_cpu = total.device.type == "cpu" and not torch.compiler.is_compiling()
     # The usual case on the CPU takes two small operations instead of five: the sum over chains is
     # finite. It may also overflow, which only leads to the test of each chain.
     if on_cpu and math.isfinite(total.sum().item()):

@@ -11,6 +11,7 @@ from lv_core.kernels.base import (
     PART,
     Kernel,
     StepSize,
+    Temperature,
     check_positive,
     evaluate_state,
     event_axes,
@@ -18,6 +19,7 @@ from lv_core.kernels.base import (
 )
 from lv_core.kernels.langevin import check_settings
 from lv_core.random import Source, normal, uniform
+from lv_core.schedule import at
 
 __all__ = ["Mala"]
 
@@ -42,7 +44,7 @@ class Mala(Kernel):
     """number of steps"""
     step_size: StepSize
     """s, as in `Langevin`"""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """the target is p^(1/temperature)"""
 
     def __post_init__(self) -> None:
@@ -72,7 +74,6 @@ class Mala(Kernel):
         state: ChainState,
         *,
         generator: Source = None,
-        noise: Tensor | None = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state after one proposal; `info.accept` is the acceptance probability.
 
@@ -85,15 +86,16 @@ class Mala(Kernel):
             raise ValueError(
                 "the state holds no value and gradient: make it by Mala.init or Mala.refresh"
             )
-        u, value, grad, s = state.u, state.log_density, state.grad, self.step_size
+        u, value, grad = state.u, state.log_density, state.grad
+        s, temperature = at(self.step_size, state.step), at(self.temperature, state.step)
         axes = event_axes(u, value)
-        eps = normal(u, generator) if noise is None else noise
-        drift, scale = 0.5 * s**2, self.temperature**0.5 * s
+        eps = normal(u, generator)
+        drift, scale = 0.5 * s**2, temperature**0.5 * s
         proposal = u + drift * grad + scale * eps
         new_value, new_grad, new_parts = value_and_grad(log_density, proposal)
         # The reverse move's noise: (u - proposal - drift new_grad) / scale.
         reverse = (u - proposal - drift * new_grad) / scale
-        log_ratio = (new_value - value) / self.temperature
+        log_ratio = (new_value - value) / temperature
         log_ratio = log_ratio + 0.5 * (_total(eps.square(), axes) - _total(reverse.square(), axes))
         finite = _finite(new_value, new_grad) & torch.isfinite(log_ratio)
         accept = torch.where(finite, log_ratio.clamp(max=0.0).exp(), 0.0)

@@ -6,13 +6,23 @@ import pytest
 import torch
 
 from lv_core import stream
-from lv_core.targets import Banana, Gaussian, LinearGaussian, Mixture
+from lv_core.targets import Banana, DoubleWell, Funnel, Gaussian, LinearGaussian, Mixture
 
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 2.0]], dtype=torch.float64)
 PLANE = {
     "gaussian": (Gaussian(torch.tensor([0.5, -1.0]).double(), COVARIANCE), 12.0),
     "ring": (Mixture.ring(5, radius=3.0, scale=0.5).double(), 8.0),
-    "banana": (Banana(scale=1.0, bend=0.5), 40.0),
+    "banana": (Banana(scale=1.0, bend=0.5).double(), 40.0),
+    "well": (DoubleWell(2, barrier=3.0).double(), 4.0),
+    "funnel": (Funnel(2, scale=1.0).double(), 40.0),
+    "mixture": (
+        Mixture(
+            torch.tensor([[-2.0, 1.0], [1.0, 0.0], [3.0, 3.0]]),
+            scale=0.7,
+            weights=torch.tensor([1.0, 2.0, 5.0]),
+        ).double(),
+        10.0,
+    ),
 }
 
 
@@ -33,11 +43,113 @@ def test_integrates_to_one(target, half) -> None:
     assert quadrature(lambda u: target(u) + 0.01, half)[0].item() != pytest.approx(1.0, abs=1e-4)
 
 
-def test_gaussian_has_its_mean_and_covariance() -> None:
-    target = PLANE["gaussian"][0]
-    _, mean, covariance = quadrature(target, 12.0)
-    torch.testing.assert_close(mean, target.mean, atol=1e-4, rtol=0)
-    torch.testing.assert_close(covariance, target.covariance, atol=1e-4, rtol=0)
+@pytest.mark.parametrize(("target", "half"), PLANE.values(), ids=PLANE)
+def test_has_its_mean_and_covariance(target, half) -> None:
+    _, mean, covariance = quadrature(target, half)
+    torch.testing.assert_close(mean, target.mean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(covariance, target.covariance, atol=2e-3, rtol=0)
+    flatter = quadrature(lambda u: target(u) * 0.9, half)
+    assert (flatter[2] / flatter[0] - target.covariance).abs().max() > 2e-3
+
+
+@pytest.mark.parametrize("target", [target for target, _ in PLANE.values()], ids=PLANE)
+def test_draws_have_the_quantiles_of_the_density(target) -> None:
+    n = 20_000
+    draws = target.sample(n, generator=stream(0, "exact"))
+    assert draws.shape == (n, 2)
+    assert draws.dtype == torch.float64
+    assert torch.equal(draws, target.sample(n, generator=stream(0, "exact")))
+    below = marginals(target)
+    assert excess(below, draws) < 5
+    assert excess(below, 1.05 * draws) > 5
+    assert excess(below, draws + 0.1) > 5
+
+
+AXIS = torch.linspace(-40, 40, 1601, dtype=torch.float64)
+
+
+def marginals(target) -> list[torch.Tensor]:
+    """Returns the distribution functions of both coordinates on the grid."""
+    density = target(torch.cartesian_prod(AXIS, AXIS)).exp().reshape(len(AXIS), -1)
+    lines = [density.sum(1 - i) for i in range(2)]
+    return [line.cumsum(0) / line.sum() for line in lines]
+
+
+def excess(below, draws) -> float:
+    """Returns the largest deviation of the draws' distribution functions, in standard errors."""
+    scores = []
+    for i in range(2):
+        for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+            k = torch.searchsorted(below[i], level)
+            # The grid's cells end half a spacing (0.025) above their points.
+            share = (draws[:, i] <= AXIS[k] + 0.025).double().mean()
+            p = below[i][k]
+            scores.append(((share - p) / (p * (1 - p) / len(draws)).sqrt()).abs().item())
+    return max(scores)
+
+
+@pytest.mark.parametrize("barrier", [0.25, 1.0, 30.0])
+def test_double_well_is_normalized_at_every_barrier(barrier) -> None:
+    target = DoubleWell(barrier=barrier).double()
+    axis = torch.linspace(-8, 8, 40_001, dtype=torch.float64)[:, None]
+    weight = target(axis).exp() * 16 / 40_000
+    energy = -barrier * (axis.square() - 1).square()
+    integral = (energy.exp() * 16 / 40_000).sum().log()
+    assert weight.sum().item() == pytest.approx(1.0, abs=1e-9)
+    assert target.log_normalizer == pytest.approx(integral.item(), abs=1e-9)
+    variance = (weight * axis[:, 0].square()).sum()
+    assert target.covariance.item() == pytest.approx(variance.item(), abs=1e-9)
+    # Laplace's approximation at both modes is what one would get wrong.
+    laplace = math.log(2 * math.sqrt(2 * math.pi / (8 * barrier)))
+    assert target.log_normalizer != pytest.approx(laplace, abs=1e-3)
+
+
+def test_double_well_coordinates_are_independent() -> None:
+    one, three = DoubleWell(1).double(), DoubleWell(3).double()
+    u = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(three(u), one(u.unsqueeze(-1)).sum(-1))
+    assert three.log_normalizer == pytest.approx(3 * one.log_normalizer)
+
+
+def test_funnel_is_the_product_of_its_conditionals() -> None:
+    u = torch.randn(2, 4, 10, dtype=torch.float64)
+    v, others = u[..., :1], u[..., 1:]
+    normal = torch.distributions.Normal
+    expected = normal(0.0, 3.0).log_prob(v).sum(-1)
+    expected = expected + normal(torch.zeros_like(others), (v / 2).exp()).log_prob(others).sum(-1)
+    torch.testing.assert_close(Funnel()(u), expected)
+    # exp(v) is the variance, not the standard deviation.
+    wrong = normal(torch.zeros_like(others), v.exp()).log_prob(others).sum(-1)
+    assert (Funnel()(u) - normal(0.0, 3.0).log_prob(v).sum(-1) - wrong).abs().min() > 1e-3
+
+
+def test_mixture_weights_are_scaled_to_one_and_shift_the_mean() -> None:
+    target = PLANE["mixture"][0]
+    torch.testing.assert_close(target.weights, torch.tensor([0.125, 0.25, 0.625]).double())
+    equal = Mixture(target.centers, scale=0.7)
+    assert (equal.mean - target.mean).abs().max() > 0.5
+    assert (equal.covariance - target.covariance).abs().max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mixture(torch.zeros(2, 1), scale=-1.0), "scale must be positive"),
+        (lambda: Mixture(torch.zeros(2, 1), scale=1.0, weights=torch.ones(3)), "2 positive"),
+        (
+            lambda: Mixture(torch.zeros(2, 1), scale=1.0, weights=torch.tensor([1.0, 0.0])),
+            "2 positive numbers",
+        ),
+        (lambda: Banana(scale=0.0), "scale must be positive"),
+        (lambda: DoubleWell(0), "dim must be at least 1"),
+        (lambda: DoubleWell(barrier=0.0), "barrier must be positive"),
+        (lambda: Funnel(1), "dim must be at least 2"),
+        (lambda: Funnel(scale=-1.0), "scale must be positive"),
+    ],
+)
+def test_refuses_settings_without_a_density(make, message, wrong_types) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_gaussian_agrees_with_torch_for_all_batch_shapes() -> None:

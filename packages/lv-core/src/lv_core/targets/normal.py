@@ -1,4 +1,4 @@
-"""Log densities with known moments: for tests, documentation and benchmarks."""
+"""Normals, mixtures of normals and the linear model: moments and evidence in closed form."""
 
 import math
 
@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Banana", "Gaussian", "LinearGaussian", "Mixture"]
+from lv_core.kernels.base import check_positive
+from lv_core.random import Source, normal, uniform
+
+__all__ = ["Gaussian", "LinearGaussian", "Mixture"]
 
 
 class Gaussian(nn.Module):
@@ -37,27 +40,42 @@ class Gaussian(nn.Module):
         value: Tensor = -0.5 * white.square().sum(0) - log_det - constant
         return value.reshape(u.shape[:-1])
 
-    def sample(
-        self, n: int, *, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "n dim"]:
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n dim"]:
         """Returns `n` exact draws."""
-        eps = torch.empty((n, *self.mean.shape)).to(self.mean).normal_(generator=generator)
-        return self.mean + eps @ self._root.T
+        return self.mean + normal(self.mean.expand(n, -1), generator) @ self._root.T
 
 
 class Mixture(nn.Module):
-    """Equal mixture of spherical normals; normalised.
+    """Mixture of spherical normals with one scale; normalised.
 
     Arguments:
         centers: Shape `(components, dim)`.
         scale: Common standard deviation.
+        weights: Shape `(components,)`, positive, divided by their sum; None = equal.
+
+    Raises:
+        ValueError: If `scale` or a weight is not positive, or their number is wrong.
     """
 
     centers: Tensor
+    weights: Tensor
 
-    def __init__(self, centers: Float[Tensor, "components dim"], *, scale: float) -> None:
+    def __init__(
+        self,
+        centers: Float[Tensor, "components dim"],
+        *,
+        scale: float,
+        weights: Float[Tensor, " components"] | None = None,
+    ) -> None:
         super().__init__()
+        check_positive("scale", scale)
+        weights = torch.ones(len(centers)).to(centers) if weights is None else weights
+        if weights.shape != centers.shape[:1] or not (weights > 0).all():
+            raise ValueError(
+                f"weights must be {len(centers)} positive numbers, one per center, got {weights}"
+            )
         self.register_buffer("centers", centers)
+        self.register_buffer("weights", weights / weights.sum())
         self.scale = scale
 
     @classmethod
@@ -66,30 +84,31 @@ class Mixture(nn.Module):
         angle = torch.arange(components) * (2 * math.pi / components)
         return cls(radius * torch.stack((angle.cos(), angle.sin()), dim=-1), scale=scale)
 
+    @property
+    def mean(self) -> Float[Tensor, " dim"]:
+        """The exact mean."""
+        return self.weights @ self.centers
+
+    @property
+    def covariance(self) -> Float[Tensor, "dim dim"]:
+        """The exact covariance, `scale^2 I` plus that of the centers."""
+        centred = self.centers - self.mean
+        spread = (self.weights[:, None] * centred).T @ centred
+        return spread + self.scale**2 * torch.eye(len(spread)).to(spread)
+
     def forward(self, u: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Returns the log density."""
         squared = (u.unsqueeze(-2) - self.centers).square().sum(-1)
-        dim = u.shape[-1]
-        constant = math.log(len(self.centers)) + 0.5 * dim * math.log(2 * math.pi * self.scale**2)
-        return torch.logsumexp(-0.5 * squared / self.scale**2, dim=-1) - constant
+        constant = 0.5 * u.shape[-1] * math.log(2 * math.pi * self.scale**2)
+        weighted = self.weights.log() - 0.5 * squared / self.scale**2
+        return torch.logsumexp(weighted, dim=-1) - constant
 
-
-class Banana(nn.Module):
-    """Curved density in the plane: x ~ N(0, scale^2), y given x ~ N(bend (x^2 - scale^2), 1).
-
-    Mean zero, variances `scale^2` and `1 + 2 bend^2 scale^4`; normalised.
-    """
-
-    def __init__(self, *, scale: float = 2.0, bend: float = 0.5) -> None:
-        super().__init__()
-        self.scale, self.bend = scale, bend
-
-    def forward(self, u: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
-        """Returns the log density."""
-        x, y = u.unbind(-1)
-        residual = y - self.bend * (x.square() - self.scale**2)
-        constant = math.log(2 * math.pi * self.scale)
-        return -0.5 * (x / self.scale).square() - 0.5 * residual.square() - constant
+    def sample(self, n: int, *, generator: Source = None) -> Float[Tensor, "n dim"]:
+        """Returns `n` exact draws."""
+        steps = self.weights.cumsum(0)[:-1].contiguous()
+        component = torch.searchsorted(steps, uniform((n,), steps, generator), right=True)
+        center = self.centers[component]
+        return center + self.scale * normal(center, generator)
 
 
 class LinearGaussian(nn.Module):

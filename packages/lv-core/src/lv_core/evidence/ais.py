@@ -133,14 +133,14 @@ def ais_reverse(
     if kernel is None:
         kernel = tune_path(base, target, betas=betas, like=samples, generator=generator)
     state = ChainState(u=samples.detach())
-    weights, accepts = torch.zeros(()), []
-    for k in range(len(beta) - 1, 0, -1):
+    with torch.no_grad():
+        weights = (1 - beta[-2]) * path.tilt(state.u)
+    accepts = []
+    for k in range(len(beta) - 2, 0, -1):
+        state, accept = path.visit(kernel, state, beta[k], k, generator)
+        accepts.append(accept)
         with torch.no_grad():
-            tilt = (beta[k] - beta[k - 1]) * path.tilt(state.u)
-        weights = tilt if k == len(beta) - 1 else weights + tilt
-        if k > 1:
-            state, accept = path.visit(kernel, state, beta[k - 1], k - 1, generator)
-            accepts.append(accept)
+            weights = weights + (beta[k] - beta[k - 1]) * path.tilt(state.u)
     inverse = log_mean_exp(-weights, bound="upper")
     return AisResult(
         log_z=replace(inverse, mean=-inverse.mean),

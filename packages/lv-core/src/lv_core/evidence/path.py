@@ -1,6 +1,7 @@
 """The geometric path of densities from a base to a target, and steps along it."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -84,7 +85,7 @@ def temperatures(betas: Tensor | int, *, slope: float = 4.0) -> tuple[float, ...
         curve = torch.linspace(-slope, slope, betas + 1, dtype=torch.float64).sigmoid()
         betas = (curve - curve[0]) / (curve[-1] - curve[0])
     values = tuple(float(beta) for beta in betas.tolist())
-    rises = all(a < b for a, b in zip(values, values[1:], strict=False))
+    rises = all(a < b for a, b in pairwise(values))
     if len(values) < 2 or values[0] != 0.0 or values[-1] != 1.0 or not rises:
         raise ValueError(f"betas must increase from 0 to 1, got {values}")
     return values
@@ -126,7 +127,7 @@ class Path:
         The step count is set to `index`, the temperature's place on the path, so that a schedule
         of step sizes follows the path in both directions.
         """
-        density = Sum({"base": self._base, "tilt": (self.tilt, beta)})
+        density = Sum({"base": (self._base, 1 - beta), "target": (self._target, beta)})
         state = kernel.refresh(density, replace(state, step=index))
         accept = None
         for _ in range(kernel.steps):

@@ -39,7 +39,7 @@ class Sandwich:
 
     @property
     def gap(self) -> Tensor:
-        """Upper minus lower estimate, shape `(*batch,)`; the error of either is about at most it."""
+        """Upper minus lower estimate, shape `(*batch,)`: about the largest error of either."""
         return self.reverse.log_z.mean - self.forward.log_z.mean
 
     @property

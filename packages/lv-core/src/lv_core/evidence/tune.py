@@ -1,6 +1,8 @@
 """Step sizes that follow a path of densities, found by a pilot run."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from lv_core.density import LogDensity
 from lv_core.evidence.path import Base, Path, draw_base, temperatures
 from lv_core.kernels.base import Kernel
 from lv_core.kernels.mala import Mala
+from lv_core.schedule import Schedule
 
 __all__ = ["StepTable", "tune_path"]
 
@@ -40,7 +43,7 @@ def tune_path(
     base: Base,
     target: LogDensity,
     *,
-    kernel: Mala | None = None,
+    kernel: Kernel | None = None,
     betas: Tensor | int = 100,
     chains: int = 64,
     batch: tuple[int, ...] = (),
@@ -58,8 +61,8 @@ def tune_path(
     Arguments:
         base: Start of the path.
         target: Its end.
-        kernel: Kernel whose `step_size`, a number, is where tuning begins; None = one step of
-            `Mala` of size 0.5.
+        kernel: Metropolis kernel whose `step_size`, a number, is where tuning begins; None = one
+            step of `Mala` of size 0.5.
         betas: As in `ais`; the same as in the run that the kernel is for.
         chains: Pilot chains per item.
         batch: Shape of the items, as in `ais`.
@@ -76,27 +79,34 @@ def tune_path(
     kernel = Mala(steps=1, step_size=0.5) if kernel is None else kernel
     if rounds < 1 or not 0 < accept < 1:
         raise ValueError(f"rounds must be >= 1 and accept in (0, 1), got {rounds=}, {accept=}")
-    if not isinstance(kernel.step_size, int | float):
-        raise ValueError(
-            f"kernel.step_size must be a number to start from, got {kernel.step_size!r}"
-        )
+    size = getattr(kernel, "step_size", None)
+    if not isinstance(size, int | float):
+        raise ValueError(f"kernel.step_size must be a number to start from, got {size!r}")
     path, beta = Path(base, target), temperatures(betas)
-    u = (
-        draw_base(base, chains, batch, generator)
-        if like is None
-        else _draw_like(base, like, generator)
-    )
-    state, size, table = ChainState(u=u), float(kernel.step_size), [float(kernel.step_size)]
+    if like is None:
+        state = ChainState(u=draw_base(base, chains, batch, generator))
+    else:
+        state = ChainState(u=_draw_like(base, like, generator))
+    table = [float(size)]
     for k in range(1, len(beta)):
+        size = table[-1]
         for _ in range(rounds):
-            trial = replace(kernel, step_size=size)
+            trial = _resized(kernel, size)
             state, measured = path.visit(trial, state, beta[k], k, generator)
-            assert measured is not None
+            if measured is None:
+                raise ValueError(
+                    f"kernel must report its acceptance, {type(kernel).__name__} reports none: "
+                    "annealing needs a Metropolis kernel"
+                )
             # Synchronises with the device: the pilot is short and the size a Python number.
-            miss = measured.mean().item() - accept
-            size *= float(torch.tensor(miss).exp())
+            size *= math.exp(measured.mean().item() - accept)
         table.append(size)
-    return replace(kernel, step_size=StepTable(tuple(table)))
+    return _resized(kernel, StepTable(tuple(table)))
+
+
+def _resized(kernel: Kernel, size: float | Schedule) -> Kernel:
+    settings: dict[str, Any] = {"step_size": size}  # not a field of the base class
+    return replace(kernel, **settings)
 
 
 def _draw_like(base: Base, like: Tensor, generator: torch.Generator | None) -> Tensor:

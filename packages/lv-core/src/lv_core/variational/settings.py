@@ -56,6 +56,8 @@ class FitSettings(AdamW):
         for name in ("steps", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1 or None for all, got {self.chunk}")
         check_positive("lr", self.lr)
         check_positive("init_scale", self.init_scale)
         for name in ("kl_weight", "nats", "init_mean_noise", "init_log_scale_noise"):

@@ -2,40 +2,164 @@
 
 import io
 import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from lv_core import Langevin, Shard, posterior, stream, value_and_grad
 from lv_core.nn import mlp
-from lv_priors import EnergyPrior, GaussianPrior, PriorLoss
+from lv_priors import EnergyPrior, GaussianPrior, Prior, PriorLoss
+from lv_priors.flow import FlowPrior
+from lv_priors.layered import LayeredPrior, Level
+from lv_priors.symbol import SymbolEnergyPrior
+from lv_priors.transport import TransportPrior
+
+Event = int | tuple[int, ...]
 
 
-def tilt_of(event: int | tuple[int, ...]) -> torch.nn.Module:
+def entries(event: Event) -> int:
+    return event if isinstance(event, int) else math.prod(event)
+
+
+def tilt_of(event: Event, outputs: int = 1) -> nn.Module:
     if isinstance(event, int):
-        return mlp((event, 8, 1))
-    return torch.nn.Sequential(torch.nn.Flatten(-len(event)), mlp((math.prod(event), 1)))
+        return mlp((event, 8, outputs))
+    return nn.Sequential(nn.Flatten(-len(event)), mlp((math.prod(event), outputs)))
+
+
+class ConditionalTilt(nn.Module):
+    """A tilt of a latent and a condition of two entries."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self.axes = 1 if isinstance(event, int) else len(event)
+        self.network = mlp((entries(event) + 2, 8, 1))
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.network(torch.cat((z.flatten(-self.axes), condition), dim=-1))
+
+
+def layered(event: Event, **settings: object) -> Prior:
+    """Returns two levels where there is room for them; its latents are packed in one axis."""
+    total = entries(event)
+    first = max(1, total // 2)
+    levels = {"top": Level(first)}
+    if total > first:
+        rest = total - first
+        levels["bottom"] = Level(rest, mlp((first, 8, 2 * rest)), scale=None)
+    tilted = settings.pop("tilted", False)
+    return LayeredPrior(levels, tilt=tilt_of(total) if tilted else None, **settings)
 
 
 QUICK = Langevin(steps=3, step_size=0.3)
+
+
+class Member(NamedTuple):
+    """How a prior is made for an event, and what is true of it."""
+
+    make: Callable[[Event], Prior]
+    learns: bool  # by a loss of its own
+    normalised: bool
+    packed: bool = False  # has one axis whatever the event
+
+
 PRIORS = {
-    "gaussian": lambda event: GaussianPrior(event, scale=0.5),
-    "gaussian, off centre": lambda event: GaussianPrior(
-        event, center=torch.full((event,) if isinstance(event, int) else event, 2.0)
+    "gaussian": Member(lambda event: GaussianPrior(event, scale=0.5), False, True),
+    "gaussian, off centre": Member(
+        lambda event: GaussianPrior(
+            event, center=torch.full((event,) if isinstance(event, int) else event, 2.0)
+        ),
+        False,
+        True,
     ),
-    "energy": lambda event: EnergyPrior(tilt_of(event), event, scale=0.5, sampler=QUICK),
-    "energy, held": lambda event: EnergyPrior(tilt_of(event), event, sampler=QUICK, energy_l2=0.1),
+    "energy": Member(
+        lambda event: EnergyPrior(tilt_of(event), event, scale=0.5, sampler=QUICK), True, False
+    ),
+    "energy, held": Member(
+        lambda event: EnergyPrior(tilt_of(event), event, sampler=QUICK, energy_l2=0.1),
+        True,
+        False,
+    ),
+    "energy, given a condition": Member(
+        lambda event: EnergyPrior(
+            ConditionalTilt(event), event, sampler=QUICK, conditional=True
+        ).given(torch.ones(1, 2)),
+        True,
+        False,
+    ),
+    "symbol": Member(
+        lambda event: SymbolEnergyPrior(tilt_of(event, 3), event, symbols=3, sampler=QUICK),
+        True,
+        False,
+    ),
+    "symbol, given one": Member(
+        lambda event: SymbolEnergyPrior(tilt_of(event, 3), event, symbols=3, sampler=QUICK).given(
+            torch.tensor([1])
+        ),
+        True,
+        False,
+    ),
+    "transport, by token": Member(
+        lambda event: TransportPrior(
+            mlp([event if isinstance(event, int) else event[-1]] * 2), event
+        ),
+        False,
+        True,
+    ),
+    "transport, flat": Member(
+        lambda event: TransportPrior(
+            mlp((entries(event), 8, entries(event))), event, layout="flat"
+        ),
+        False,
+        True,
+    ),
+    "layered": Member(layered, False, True, True),
+    "layered, latent": Member(lambda event: layered(event, space="latent"), True, True, True),
+    "layered, tilted": Member(
+        lambda event: layered(event, tilted=True, sampler=QUICK, energy_l2=0.1), True, False, True
+    ),
+    "layered, latent, tilted": Member(
+        lambda event: layered(event, tilted=True, space="latent", sampler=QUICK),
+        True,
+        False,
+        True,
+    ),
+    "flow, splines": Member(
+        lambda event: FlowPrior.nsf(event, hidden=(8,), transforms=1), True, True
+    ),
+    "flow, affine": Member(
+        lambda event: FlowPrior.maf(event, hidden=(8,), transforms=2), True, True
+    ),
+    "flow, given a condition": Member(
+        lambda event: FlowPrior.maf(event, hidden=(8,), context=2).given(torch.ones(1, 2)),
+        True,
+        True,
+    ),
 }
-every_prior = pytest.mark.parametrize("make", PRIORS.values(), ids=PRIORS)
+needs_zuko = pytest.mark.skipif(find_spec("zuko") is None, reason="needs lv-priors[flows]")
+MEMBERS = [
+    pytest.param(member, id=name, marks=needs_zuko if name.startswith("flow") else ())
+    for name, member in PRIORS.items()
+]
+every_member = pytest.mark.parametrize("member", MEMBERS)
+every_prior = pytest.mark.parametrize(
+    "make", [pytest.param(m.values[0].make, id=m.id, marks=m.marks) for m in MEMBERS]
+)
 
 
-@every_prior
+@every_member
 @given(batch=st.lists(st.integers(1, 3), max_size=3), event=st.sampled_from([1, 4, (3,), (2, 3)]))
-def test_one_density_per_latent_for_any_batch_and_event(make, batch, event) -> None:
-    prior = make(event)
+def test_one_density_per_latent_for_any_batch_and_event(member, batch, event) -> None:
+    prior = member.make(event)
     shape = (event,) if isinstance(event, int) else event
+    if member.packed:
+        shape = (math.prod(shape),)
     u = torch.randn(*batch, *shape)
     assert prior.event_shape == shape
     assert prior.log_density(u).shape == tuple(batch)
@@ -104,8 +228,28 @@ def test_density_has_gradients_and_serves_a_posterior(make) -> None:
 
 
 @every_prior
-def test_loss_is_a_scalar_with_detached_scalar_logs(make) -> None:
+def test_latents_follow_the_sampling_variable(make) -> None:
+    prior = make(4).double()
+    u = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(prior.push(u).square().sum(), u)
+    assert bool((grad != 0).all())
+    # Latents of one chain do not depend on the others.
+    torch.testing.assert_close(prior.push(u)[2:3], prior.push(u[2:3]))
+
+
+@every_prior
+def test_shows_its_name_and_every_network(make) -> None:
     prior = make(4)
+    shown = repr(prior)
+    assert shown.startswith(f"{type(prior).__name__}(")
+    assert all(f"({name}): " in shown for name, _ in prior.named_children())
+    if not isinstance(prior, GaussianPrior):
+        assert "(4,)" in shown or "(2,)" in shown  # the event, or its levels
+
+
+@every_member
+def test_loss_is_a_scalar_with_detached_scalar_logs(member) -> None:
+    prior = member.make(4)
     for loss in (
         prior.loss(torch.randn(6, 4)),
         prior.loss(torch.randn(6, 4), torch.randn(3, 4)),
@@ -114,7 +258,7 @@ def test_loss_is_a_scalar_with_detached_scalar_logs(make) -> None:
         assert isinstance(loss, PriorLoss)
         assert loss.loss.shape == ()
         assert all(t.shape == () and not t.requires_grad for t in loss.logs.values())
-        assert loss.loss.requires_grad == any(p.requires_grad for p in prior.parameters())
+        assert loss.loss.requires_grad == member.learns
         if loss.loss.requires_grad:
             loss.loss.backward()
             assert all(p.grad is not None for p in prior.parameters())
@@ -129,6 +273,7 @@ def test_survives_saving_with_weights_only(make) -> None:
     other.load_state_dict(torch.load(file, weights_only=True))
     u = torch.randn(5, 4)
     assert torch.equal(other.log_density(u), prior.log_density(u))
+    assert torch.equal(other.push(u), prior.push(u))
     assert not any(name.startswith("_") for name in prior.state_dict())
 
 
@@ -138,10 +283,10 @@ def test_another_event_shape_is_refused(make) -> None:
         make(4).log_density(torch.zeros(5, 3))
 
 
-@every_prior
-def test_normaliser_is_known_or_says_what_to_do(make) -> None:
-    prior = make(4)
-    if isinstance(prior, GaussianPrior):
+@every_member
+def test_normaliser_is_known_or_says_what_to_do(member) -> None:
+    prior = member.make(4)
+    if member.normalised:
         assert prior.log_normalizer() == 0.0
     else:
         with pytest.raises(NotImplementedError, match="annealed importance sampling"):

@@ -1,15 +1,16 @@
 """The latent-space energy-based prior."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lv_core import Kernel, Langevin, Source, frozen
 from lv_priors.base import Prior, PriorLoss
 
-__all__ = ["EnergyPrior", "contrastive_loss"]
+__all__ = ["BoundEnergyPrior", "EnergyPrior", "contrastive_loss", "match_condition"]
 
 
 class EnergyPrior(Prior):
@@ -19,14 +20,19 @@ class EnergyPrior(Prior):
     `p ~ exp(-f) N` have `tilt = -f`. Learned by the contrastive loss, whose gradient is the
     maximum-likelihood gradient when the negative samples come from the model.
 
+    With `conditional`, the tilt is f(z, c) and `given(c)` returns the prior p(z | c), which has
+    the interface of any other prior.
+
     Arguments:
-        tilt: Network from `(*batch, *event)` to `(*batch,)` or `(*batch, 1)`.
+        tilt: Network from `(*batch, *event)` to `(*batch,)` or `(*batch, 1)`; if conditional, of
+            two arguments, latents and conditions `(*batch, *condition)`.
         event: Shape of one latent, or its length.
         scale: Standard deviation s0 of the reference normal.
         start_scale: Standard deviation of the starts of chains; papers use 1 whatever s0 is.
         sampler: Kernel that `sample` runs from those starts.
         energy_l2: Weight of mean tilt^2 added to the loss; holds the tilt near 0, whose additive
             constant the data do not identify.
+        conditional: Whether the tilt takes a condition.
 
     Raises:
         ValueError: If `scale` is not positive or `energy_l2` is negative.
@@ -37,9 +43,16 @@ class EnergyPrior(Prior):
     Example:
         >>> prior = EnergyPrior(mlp((32, 64, 64, 1)), 32, scale=0.5)
         >>> z = prior.sample(256)
+        >>> joint = EnergyPrior(tilt_of_latent_and_label, 32, conditional=True)
+        >>> loss = joint.given(labels).loss(z_posterior).loss
     """
 
-    sharded_methods = ("log_density", "tilt", "push")
+    sharded_methods: ClassVar[tuple[str, ...]] = (
+        "log_density",
+        "tilt",
+        "conditional_tilt",
+        "push",
+    )
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class EnergyPrior(Prior):
         start_scale: float = 1.0,
         sampler: Kernel | None = None,
         energy_l2: float = 0.0,
+        conditional: bool = False,
     ) -> None:
         super().__init__(event, start_scale=start_scale)
         if not scale > 0:
@@ -60,16 +74,48 @@ class EnergyPrior(Prior):
         self.scale = scale
         self.sampler = Langevin(steps=60, step_size=0.4) if sampler is None else sampler
         self.energy_l2 = energy_l2
+        self.conditional = conditional
 
     def tilt(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the tilt, one value per latent: `(*batch, *event) -> (*batch,)`.
 
         Raises:
-            ValueError: If `z` has another event shape or the network returns something else.
+            ValueError: If `z` has another event shape, the network returns something else, or
+                the prior is conditional.
         """
+        if self.conditional:
+            raise ValueError(
+                "the tilt of this prior needs a condition: bind it first, prior.given(condition)"
+            )
         self.check_event(z, "z")
+        return self._one_value_each(self.network(z), z)
+
+    def conditional_tilt(
+        self, z: Float[Tensor, "..."], condition: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Returns f(z, c), `(*batch, *event)` and `(*batch, *condition)` to `(*batch,)`."""
+        self.check_event(z, "z")
+        return self._one_value_each(self.network(z, condition), z)
+
+    def given(self, condition: Shaped[Tensor, " n ..."]) -> "BoundEnergyPrior":
+        """Returns p(z | condition) as a prior that shares the parameters of this one.
+
+        Arguments:
+            condition: One condition for each latent, shape `(n, *condition)`, or a single one
+                for all, shape `(1, *condition)`.
+
+        Raises:
+            ValueError: If this prior is not conditional.
+        """
+        if not self.conditional:
+            raise ValueError(
+                "this prior has a tilt of the latent alone: make it with conditional=True and a "
+                "tilt of latent and condition"
+            )
+        return BoundEnergyPrior(self, condition)
+
+    def _one_value_each(self, value: Tensor, z: Tensor) -> Tensor:
         batch = z.shape[: z.ndim - len(self.event_shape)]
-        value: Tensor = self.network(z)
         if value.shape == (*batch, 1):
             value = value.squeeze(-1)
         if value.shape != batch:
@@ -108,6 +154,93 @@ class EnergyPrior(Prior):
         if u_prior is None:
             u_prior = self.sample(len(u_posterior), generator=generator)
         return contrastive_loss(self.tilt, u_posterior, u_prior, energy_l2=self.energy_l2)
+
+    def extra_repr(self) -> str:
+        """Shows the event, the reference normal and the sampler."""
+        return f"event={self.event_shape}, scale={self.scale}, sampler={self.sampler}"
+
+
+class BoundEnergyPrior(EnergyPrior):
+    """p(z | c) for given conditions c: a view of a conditional prior, made by `given`.
+
+    It shares the parameters of that prior, so learning one learns the other; checkpoints hold
+    the latter. The last batch axis of latents runs over the conditions, unless there is one.
+
+    Arguments:
+        prior: The prior whose tilt takes a condition.
+        condition: Shape `(n, *condition)` or `(1, *condition)`.
+    """
+
+    condition: Tensor
+
+    def __init__(self, prior: EnergyPrior, condition: Shaped[Tensor, " n ..."]) -> None:
+        super().__init__(
+            _View(prior),
+            prior.event_shape,
+            scale=prior.scale,
+            start_scale=prior.start_scale,
+            sampler=prior.sampler,
+            energy_l2=prior.energy_l2,
+        )
+        self.register_buffer("condition", condition, persistent=False)
+        self._anchor = prior._anchor  # draws where the prior draws, without moving it
+
+    def tilt(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Returns `f(z, c)`, `(*batch, *event) -> (*batch,)`.
+
+        Raises:
+            ValueError: If the batch does not match the conditions.
+        """
+        self.check_event(z, "z")
+        batch = tuple(z.shape[: z.ndim - len(self.event_shape)])
+        value: Tensor = self.network(z, match_condition(self.condition, batch))
+        return value
+
+    def loss(
+        self, u_posterior: Tensor, u_prior: Tensor | None = None, *, generator: Source = None
+    ) -> PriorLoss:
+        """Returns the contrastive loss under the same conditions on both sides.
+
+        Its gradient is that of the mean of log p(z | c), the arguments those of `EnergyPrior`.
+        """
+        if u_prior is None:
+            u_prior = self.sample(len(u_posterior), generator=generator)
+        both = torch.cat(
+            [match_condition(self.condition, (len(u),)) for u in (u_posterior, u_prior)]
+        )
+        return contrastive_loss(
+            lambda z: self.network(z, both), u_posterior, u_prior, energy_l2=self.energy_l2
+        )
+
+
+class _View(nn.Module):
+    """The conditional tilt of a prior as a network."""
+
+    def __init__(self, prior: EnergyPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.prior.conditional_tilt(z, condition)
+
+
+def match_condition(condition: Shaped[Tensor, " n ..."], batch: tuple[int, ...]) -> Tensor:
+    """Returns the conditions expanded over the batch, shape `(*batch, *condition)`.
+
+    Arguments:
+        condition: Shape `(n, *condition)`; n is 1 or the length of the last batch axis.
+        batch: Batch axes of the latents.
+
+    Raises:
+        ValueError: If there are neither one condition nor as many as latents.
+    """
+    n = len(condition)
+    if n != 1 and batch[-1:] != (n,):
+        raise ValueError(
+            f"condition holds {n} rows for latents of batch shape {batch}; give one row, or as "
+            "many as the last batch axis is long (condition.repeat_interleave(k, 0) for k each)"
+        )
+    return condition.expand(*batch, *condition.shape[1:]) if batch else condition[0]
 
 
 def contrastive_loss(

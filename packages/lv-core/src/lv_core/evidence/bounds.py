@@ -4,6 +4,7 @@ All draw noise of their own, never that of a fit, and run without gradients; the
 trains an encoder is `lv_core.variational.elbo_terms`.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lv_core.density import LogDensity
 from lv_core.evidence.estimate import (
+    Bound,
     LogEstimate,
     effective_sample_size,
     fresh_noise,
@@ -85,7 +87,7 @@ def iwae(
             and tells the distance of one such logarithm from log p(x); with more it is that of
             their mean, an estimate of the bound itself.
         generator: Source of randomness; the noise is never that of a fit.
-        chunk: Samples evaluated at a time; None = all of one repeat.
+        chunk: Samples evaluated at a time, over all repeats; None = all.
 
     Returns:
         The estimate, a lower bound in expectation.
@@ -129,7 +131,7 @@ def renyi(
         samples: Samples within one logarithm.
         repeats: Logarithms that are averaged, as in `iwae`.
         generator: Source of randomness; the noise is never that of a fit.
-        chunk: Samples evaluated at a time; None = all of one repeat.
+        chunk: Samples evaluated at a time, over all repeats; None = all.
 
     Raises:
         ValueError: If `samples`, `repeats` or `chunk` is not positive.
@@ -137,27 +139,22 @@ def renyi(
     Source:
         Li and Turner, "Renyi divergence variational inference", 2016.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if samples < 1 or repeats < 1:
+        raise ValueError(f"samples and repeats must be at least 1, got {samples=}, {repeats=}")
     if alpha == 1.0:
         # The mean over all draws is the same for any division into repeats.
         return elbo(target, q, samples=samples * repeats, generator=generator, chunk=chunk)
     power = 1.0 - alpha
-    source, estimates = _source(q, generator), []
-    for _ in range(repeats):
-        weights = _draw(target, q, samples, source, chunk).weights
-        estimates.append(log_mean_exp(power * weights, bound="none"))
-    values = torch.stack([estimate.mean for estimate in estimates]) / power
-    ess = torch.stack([estimate.ess for estimate in estimates]).mean(0)
-    whole = plain_mean(values, ess=ess, samples=samples, bound="none")
-    error = whole.standard_error if repeats > 1 else estimates[0].standard_error / abs(power)
-    return LogEstimate(
-        mean=whole.mean,
-        standard_error=error,
-        ess=ess,
-        samples=samples,
-        bound="lower" if 0.0 <= alpha <= 1.0 else "none",
-    )
+    weights = _draw(target, q, samples * repeats, _source(q, generator), chunk).weights
+    # Repeats become a batch axis behind the samples.
+    grouped = weights.reshape(repeats, samples, *weights.shape[1:]).transpose(0, 1)
+    each = log_mean_exp(power * grouped, bound="none")
+    ess = each.ess.mean(0)
+    bound: Bound = "lower" if 0.0 <= alpha <= 1.0 else "none"
+    whole = plain_mean(each.mean / power, ess=ess, samples=samples, bound=bound)
+    if repeats > 1:
+        return whole
+    return replace(whole, standard_error=each.standard_error[0] / abs(power))
 
 
 def log_weights(

@@ -17,6 +17,7 @@ LatentPrior = LogDensityPrior | LogDensity | None
 """A prior with `log_density` and `push`, a log density, or None for the standard normal."""
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """What an estimate draws from: `DiagonalGaussian`, a flow, any q(z | x)."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from lv_core.random import Source
 __all__ = ["Base", "base_density", "draw_base", "temperatures"]
 
 
+@runtime_checkable
 class Base(Protocol):
     """Where a path begins: a normalised density that can be drawn from exactly.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from lv_core.kernels.base import Kernel
 __all__ = ["Sandwich", "bdmc", "bidirectional"]
 
 
+@runtime_checkable
 class Simulate(Protocol):
     """Draws data given latents."""
 

@@ -93,7 +93,7 @@ def test_p_values_are_uniform_under_the_truth() -> None:
 
 
 def test_bootstrap_allows_for_correlated_draws() -> None:
-    eps, phi = normals(500, 40), 0.95
+    eps, phi = normals(400, 24), 0.95
     rows = [eps[0]]
     for row in eps[1:]:
         rows.append(phi * rows[-1] + math.sqrt(1 - phi**2) * row)
@@ -104,9 +104,9 @@ def test_bootstrap_allows_for_correlated_draws() -> None:
             ksd(
                 chains[:, k], normal_density, bootstraps=99, change=change, generator=stream(k, "")
             )
-            for k in range(40)
+            for k in range(24)
         ]
-        return sum(result.p_value.item() < 0.05 for result in found) / 40
+        return sum(result.p_value.item() < 0.05 for result in found) / 24
 
     # A correct chain: independent signs refuse it nearly always, slow signs seldom.
     assert refused(0.5) > 0.6

@@ -21,23 +21,23 @@ def normal_cdf(x: float) -> float:
 @pytest.mark.parametrize("classifier", ["quadratic", "mlp"])
 def test_the_same_distribution_cannot_be_told_apart(classifier: str) -> None:
     result = c2st(
-        normals(600, 2, "x"),
-        normals(400, 2, "y"),
+        normals(300, 2, "x"),
+        normals(200, 2, "y"),
         classifier=classifier,  # type: ignore[arg-type]
         generator=stream(0, "folds"),
     )
     assert abs(result.accuracy - 0.5) < 5 * result.error
     assert result.p_value > 0.001
-    # Shares near 1/2: half the root of 0.25 (1/600 + 1/400).
-    assert result.error == pytest.approx(0.25 * math.sqrt(1 / 600 + 1 / 400), rel=0.1)
+    # Shares near 1/2: half the root of 0.25 (1/300 + 1/200).
+    assert result.error == pytest.approx(0.25 * math.sqrt(1 / 300 + 1 / 200), rel=0.1)
 
 
 @pytest.mark.parametrize("classifier", ["quadratic", "mlp"])
 def test_accuracy_between_shifted_normals_is_the_closed_form(classifier: str) -> None:
     shift = torch.tensor([1.0, 1.0]).double()
     result = c2st(
-        normals(1500, 2, "x"),
-        normals(1000, 2, "y") + shift,
+        normals(600, 2, "x"),
+        normals(500, 2, "y") + shift,
         classifier=classifier,  # type: ignore[arg-type]
         generator=stream(0, "folds"),
     )

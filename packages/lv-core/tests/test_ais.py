@@ -186,6 +186,17 @@ def test_the_sandwich_holds_the_normaliser(name) -> None:
         assert (direction.accept - 0.574).abs().max() < 0.1
 
 
+def test_a_sandwich_is_made_of_the_two_directions() -> None:
+    u = TARGETS["linear"][2].sample(20, generator=stream(0, "draws"))
+    settings = {"kernel": KERNEL, "betas": 5}
+    generator = stream(0, "both")
+    low = ais(BASE, linear, chains=20, generator=generator, **settings)
+    high = ais_reverse(BASE, linear, u, generator=generator, **settings)
+    both = bidirectional(BASE, linear, u, generator=stream(0, "both"), **settings)
+    assert torch.equal(both.forward.log_weights, low.log_weights)
+    assert torch.equal(both.reverse.log_weights, high.log_weights)
+
+
 def test_data_simulated_from_the_model_are_bracketed_item_by_item() -> None:
     weight = torch.randn(5, 3, generator=stream(0, "weight"), dtype=DOUBLE)
     model, seen = LinearGaussian(weight, noise=0.6), []
@@ -351,6 +362,14 @@ def test_keeps_single_precision() -> None:
     base = Gaussian(torch.zeros(2), torch.eye(2))
     result = ais(base, lambda u: base(u) + u.sum(-1), kernel=KERNEL, betas=5, chains=10)
     assert result.log_z.mean.dtype == result.u.dtype == torch.float32
+
+
+def test_runs_where_its_base_lives(device) -> None:
+    base = Gaussian(torch.zeros(2, device=device), torch.eye(2, device=device))
+    generator = stream(0, "device", device=device)
+    result = ais(base, lambda u: base(u) + u.sum(-1), betas=10, chains=400, generator=generator)
+    assert result.log_z.mean.device.type == device.type
+    assert abs(result.log_z.mean.item() - 1.0) < 5 * result.log_z.standard_error.item()
 
 
 class Prior:

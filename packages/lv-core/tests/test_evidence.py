@@ -22,7 +22,7 @@ from lv_core.evidence import (
 )
 from lv_core.evidence.estimate import fresh_noise
 from lv_core.targets import LinearGaussian
-from lv_core.variational import DiagonalGaussian
+from lv_core.variational import DiagonalGaussian, elbo_terms
 
 DOUBLE = torch.float64
 
@@ -375,6 +375,13 @@ def test_refuses_numbers_out_of_range() -> None:
         iwae(JOINT, MEAN_FIELD, chunk=0)
     with pytest.raises(ValueError, match="samples=64, repeats=0"):
         renyi(JOINT, MEAN_FIELD, alpha=0.5, repeats=0)
+
+
+def test_training_objectives_refuse_them_too() -> None:
+    with pytest.raises(
+        ValueError, match="chunk must be at least 1 or None for all samples, got 0"
+    ):
+        elbo_terms(JOINT, MEAN_FIELD, chunk=0)
 
 
 def test_refuses_shapes_that_would_broadcast() -> None:

@@ -241,6 +241,7 @@ def test_mean_field_is_too_narrow_by_the_closed_form() -> None:
     variance = result.q.scale.square()
     assert (variance / 0.19 - 1).abs().max() < 0.05
     assert result.kl_floor is None
+    assert set(result.logs()) == {"objective", "nll", "kl", "bad"}
 
     def gap(q: DiagonalGaussian) -> tuple[float, float]:
         bound = elbo(target, q, samples=20_000, generator=stream(0, "gap"))
@@ -411,6 +412,22 @@ def test_takes_any_batch_axes_and_keeps_the_dtype(shape, event_ndim, dtype) -> N
     assert result.bad.shape == result.kl_floor.shape == batch
     assert result.trace.objective.shape == (3, *batch)
     assert result.objective.dtype == result.q.mean.dtype == dtype
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_fits_and_reports_where_its_start_lives(device, seeded) -> None:
+    generator = stream(0, "device", device=device) if seeded else None
+    x = torch.randn(5, 3, generator=stream(0, "x")).to(device)
+
+    def ll(z: Tensor) -> Tensor:
+        return -0.5 * (z - x).square().sum(-1)
+
+    fit = LocalFit(steps=5, lr=0.1, samples=2, noise="shared", init_mean_noise=0.1)
+    start = fit.start(torch.zeros(5, 3, device=device), generator=generator)
+    result = fit.fit(ll, None, start, generator=generator)
+    report = elbo(Joint(ll), result.q, generator=generator)
+    assert report.mean.device.type == result.q.mean.device.type == device.type
+    assert torch.isfinite(report.mean).all()
 
 
 def test_one_sample_reaches_the_likelihood_without_a_samples_axis() -> None:

@@ -219,9 +219,7 @@ class _Trajectory(NamedTuple):
         return _End(u, p, grad), first, turns.total, points[0], active
 
 
-def _turned(
-    flip: Tensor, front: _End, back: _End, rho: Tensor
-) -> tuple[_End, _End, Tensor]:
+def _turned(flip: Tensor, front: _End, back: _End, rho: Tensor) -> tuple[_End, _End, Tensor]:
     """Returns the ends with their roles exchanged, and time reversed, where `flip`.
 
     With time reversed the trajectory grows forward at either end, so the step size keeps its sign.

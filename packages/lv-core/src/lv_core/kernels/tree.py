@@ -20,7 +20,7 @@ def uniforms_per_step(max_depth: int) -> int:
     Two for each doubling (direction, and whether its candidate replaces the sample) and one for
     each chunk of leaves.
     """
-    return 2 * max_depth + sum(max(1, 2**depth // CHUNK) for depth in range(max_depth))
+    return 2 * max_depth + sum(max(1, (1 << depth) // CHUNK) for depth in range(max_depth))
 
 
 class Candidate(NamedTuple):

@@ -31,10 +31,11 @@ class Psgld(Kernel):
     V' = V + w (grad^2 - V),  P = 1 / (epsilon + sqrt(V')),
     u' = u + s^2/2 P grad log p(u) + sqrt(temperature) s sqrt(P) eps
 
-    The weight `w = (1 - decay) / (1 - decay^(k+1))` at step k makes V the exponential average of
-    the squares seen so far without the pull of a start at zero; the first V is the first square.
-    `decay=1` is the plain average of all steps. V is kept for each chain and component in
-    `state.extra["second_moment"]`.
+    V starts at one, which counts like one gradient: the weight `w = (1 - decay) /
+    (1 - decay^(k+2))` at step k makes V the exponential average of that one and all squares seen.
+    So the first steps are near those of `Langevin`, and no component leaps because its first
+    gradient happens to be small. `decay=1` is the plain average of all steps. V is kept for each
+    chain and component in `state.extra["second_moment"]`.
 
     While V moves the stationary law is not the target: P depends on the position through V, and
     the drift lacks the derivative of P, the term Gamma of the source, which takes second
@@ -131,11 +132,9 @@ class Psgld(Kernel):
         ), info
 
     def _second_moment(self, grad: Tensor, state: ChainState, mask: Tensor) -> Tensor:
-        before = state.extra.get(SECOND_MOMENT)
-        if before is None:
-            return grad.square()
+        before = state.extra.get(SECOND_MOMENT, torch.ones_like(grad))
         if self.warmup is not None and state.step >= self.warmup:
             return before
-        k = state.step + 1
-        weight = 1 / k if self.decay == 1 else (1 - self.decay) / (1 - self.decay**k)
+        n = state.step + 2
+        weight = 1 / n if self.decay == 1 else (1 - self.decay) / (1 - self.decay**n)
         return torch.where(mask, before, torch.lerp(before, grad.square(), weight))

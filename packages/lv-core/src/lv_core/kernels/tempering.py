@@ -10,7 +10,7 @@ from torch import Tensor
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity
 from lv_core.kernels.annealed import Scaled, cached, with_cache
-from lv_core.kernels.base import PART, Kernel, StepSize, evaluate_state, retuned
+from lv_core.kernels.base import PART, Kernel, StepSize, check_positive, evaluate_state, retuned
 from lv_core.kernels.replicas import REPLICA, ChainsFirst, packed, stopped, swapped, unpacked
 from lv_core.random import Source
 from lv_core.schedule import at
@@ -50,7 +50,8 @@ class ParallelTempering(Kernel):
     replica, and `Langevin` costs one evaluation more in the whole run.
 
     The state is that of the cold chain, beta = 1, and its caches are those of log p. The others
-    lie in `state.extra["replica/..."]`, chains first and replicas second.
+    lie in `state.extra["replica/..."]`, chains first and replicas second. A temperature T of the
+    inner kernel makes all targets `p^(beta / T)`.
 
     `info` reports the cold chain. `info.stats` holds, for each chain:
 
@@ -105,6 +106,7 @@ class ParallelTempering(Kernel):
                 "kernel must have a step_size, which differs between replicas, got "
                 f"{type(self.kernel).__name__}"
             )
+        check_positive("temperature of the kernel", getattr(self.kernel, "temperature", 1.0))
         if self.step_sizes is not None and (
             len(self.step_sizes) != len(self.betas) or not all(s > 0 for s in self.step_sizes)
         ):
@@ -164,32 +166,29 @@ class ParallelTempering(Kernel):
         if after.log_density is None:  # the swaps need values where the kernel left none
             after = with_cache(after, cached(evaluate_state(log_density, after.u)))
             after = stopped(after, whole)
+            info = info._replace(bad=after.bad)
         else:
             after = target.unscaled(after, whole)
-        assert after.log_density is not None
-        odds, turn = self._odds(after), state.step // self.swap_every
+        odds, turn = self._odds(after, state.step), state.step // self.swap_every
         if (state.step + 1) % self.swap_every == 0:
             after, hot = swapped(after, hot, odds, turn % 2, source)
         hot[-1] = True
         trips = rest["round_trips"] + hot[0]
         hot[0] = False
-        accept = (
-            {} if info.accept is None else {f"accept/{r}": x for r, x in enumerate(info.accept)}
-        )
-        bad = after.bad if info.bad is None else info.bad
+        assert info.bad is not None
+        rows = {"swap": odds} if info.accept is None else {"swap": odds, "accept": info.accept}
         stats = {
             **{n: x[0] for n, x in info.stats.items()},
-            **accept,
-            **{f"swap/{i}": x for i, x in enumerate(odds)},
+            **{f"{n}/{i}": x for n, each in rows.items() for i, x in enumerate(each)},
             "swap": odds.mean(0),
             "round_trips": trips,
-            "replica_bad": torch.zeros_like(odds[0]) if bad is None else bad.to(odds).mean(0),
+            "replica_bad": info.bad.to(odds).mean(0),
         }
         report = StepInfo(
             before.value[0],
             info.grad_norm[0],
             accept=None if info.accept is None else info.accept[0],
-            bad=None if bad is None else bad[0],
+            bad=info.bad[0],
             clipped=None if info.clipped is None else info.clipped[0],
             parts={n: x[0] for n, x in before.parts.items()},
             stats=stats,
@@ -210,16 +209,15 @@ class ParallelTempering(Kernel):
         scaled = each.reshape(-1, *[1] * (u.ndim - 1)) * at(size, step)
         return scaled.to(u)  # a float64 step size must not make positions float64
 
-    def _odds(self, state: ChainState) -> Tensor:
+    def _odds(self, state: ChainState, step: int) -> Tensor:
         """Returns the probability of a swap of each pair of neighbours, `(pairs, *batch)`."""
-        value = state.log_density
+        value, bad = state.log_density, state.bad
         assert value is not None
-        factor = self._factor(value)
+        assert bad is not None
+        factor = self._factor(value) / at(getattr(self.kernel, "temperature", 1.0), step)
         log_ratio = (factor[:-1] - factor[1:]) * (value[1:] - value[:-1])
-        odds = torch.where(torch.isfinite(log_ratio), log_ratio.clamp(max=0.0).exp(), 0.0)
-        if state.bad is None:
-            return odds
-        return torch.where(state.bad[1:] | state.bad[:-1], 0.0, odds)
+        possible = torch.isfinite(log_ratio) & ~bad[1:] & ~bad[:-1]
+        return torch.where(possible, log_ratio.clamp(max=0.0).exp(), 0.0)
 
 
 class TunedBetas(NamedTuple):

@@ -36,5 +36,8 @@ def drift(u: Tensor, p: Tensor, step_size: float | Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Returns the inner product over the event axes; without any, the product itself."""
+    if len(axes) == 1:
+        single: Tensor = torch.linalg.vecdot(a, b, dim=axes[0])
+        return single
     product = a * b
     return product.sum(dim=axes) if axes else product

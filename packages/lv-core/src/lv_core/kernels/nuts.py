@@ -1,13 +1,12 @@
 """The no-U-turn sampler, all chains in one batch."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
-from lv_core.density import LogDensity, value_and_grad
+from lv_core.density import LogDensity
 from lv_core.kernels.base import (
     PART,
     Kernel,
@@ -19,16 +18,9 @@ from lv_core.kernels.base import (
 )
 from lv_core.kernels.hmc import cached, checked_start
 from lv_core.kernels.langevin import check_settings
-from lv_core.kernels.leapfrog import dot, drift, kick, resolve_step_size
-from lv_core.kernels.tree import (
-    CHUNK,
-    Candidate,
-    Tally,
-    Turns,
-    pick,
-    straight,
-    uniforms_per_step,
-)
+from lv_core.kernels.leapfrog import dot, resolve_step_size
+from lv_core.kernels.trajectory import End, Trajectory, Uniforms, turned
+from lv_core.kernels.tree import Candidate, Tally, straight, uniforms_per_step
 from lv_core.random import Source, normal, uniform
 from lv_core.schedule import at
 
@@ -113,9 +105,9 @@ class Nuts(Kernel):
         p = normal(u, generator)
         if temperature != 1.0:
             p = p * temperature**0.5
-        v = _Uniforms(uniform((*value.shape, uniforms_per_step(self.max_depth)), u, generator))
+        v = Uniforms(uniform((*value.shape, uniforms_per_step(self.max_depth)), u, generator))
         base = value - 0.5 * dot(p, p, axes)
-        run = _Trajectory(
+        run = Trajectory(
             log_density=log_density,
             step_size=resolve_step_size(self.step_size, state.step, u),
             temperature=temperature,
@@ -129,11 +121,11 @@ class Nuts(Kernel):
         parts = {n[len(PART) :]: t for n, t in state.extra.items() if n.startswith(PART)}
         sample = Candidate(zero, zero, value, u, grad, parts)
         # The end at which the trajectory grows next, and the other one.
-        front = back = _End(u, p, grad)
+        front = back = End(u, p, grad)
         rho, depth = p, torch.zeros_like(value, dtype=torch.int64)
         active = torch.ones_like(value, dtype=torch.bool) if state.bad is None else ~state.bad
         for doubling in range(self.max_depth):
-            front, back, rho = _turned(v.take() < 0.5, front, back, rho)
+            front, back, rho = turned(v.take() < 0.5, front, back, rho)
             seam = front.p
             grown = run.grow(front, active, 2**doubling, v)
             keep = v.take()
@@ -148,98 +140,6 @@ class Nuts(Kernel):
                 break
         run.tally.flush()
         return _result(state, sample, depth, base / temperature, run.tally)
-
-
-class _End(NamedTuple):
-    u: Tensor
-    p: Tensor
-    grad: Tensor
-
-
-class _Uniforms:
-    """Hands out the uniform numbers of a transition, one for each chain at a time."""
-
-    def __init__(self, numbers: Tensor) -> None:
-        self._numbers = numbers
-        self._taken = 0
-
-    def take(self) -> Tensor:
-        self._taken += 1
-        return self._numbers[..., self._taken - 1]
-
-
-class _Trajectory(NamedTuple):
-    log_density: LogDensity
-    step_size: float | Tensor
-    temperature: float
-    base: Tensor
-    limit: float
-    axes: tuple[int, ...]
-    tally: Tally
-    clone: bool
-
-    def grow(
-        self, end: _End, active: Tensor, leaves: int, v: _Uniforms
-    ) -> tuple[_End, Tensor, Tensor, Candidate, Tensor] | None:
-        """Adds a subtree of `leaves` leapfrog steps at `end`.
-
-        Returns:
-            The new end, the momenta of the first leaf, the sum of the momenta, a candidate drawn
-            from the leaves, and the chains whose subtree is valid; None if there is none.
-        """
-        (u, p, grad), first = end, end.p
-        turns, points = Turns(self.axes), list[Candidate]()
-        for n in range(leaves):
-            p = kick(p, grad, self.step_size)
-            moved = drift(u, p, self.step_size)
-            # Finished chains stay where they are: the target never sees a non-finite point.
-            u = torch.where(over_event(active, u), moved, u)
-            value, grad, parts = value_and_grad(self.log_density, u)
-            if self.clone:  # buffers of the next evaluation
-                value, grad = value.clone(), grad.clone()
-                parts = {name: part.clone() for name, part in parts.items()}
-            p = kick(p, grad, self.step_size)
-            log_weight = torch.sub(value, dot(p, p, self.axes), alpha=0.5) - self.base
-            if self.temperature != 1.0:
-                log_weight = log_weight / self.temperature
-            self.tally.add(log_weight, active)
-            # False for NaN, which a non-finite gradient also leads to.
-            active = active & (log_weight >= -self.limit) & (log_weight < torch.inf)
-            if n == 0:
-                first = p
-            straight_on = turns.add(p)
-            if straight_on is not None:
-                active = active & straight_on
-            if not bool(active.any()):  # waits for the device
-                return None
-            points.append(Candidate(log_weight, -log_weight, value, u, grad, parts))
-            if (n + 1) % CHUNK == 0 or n + 1 == leaves:
-                points = [pick(points, v.take())]
-        assert turns.total is not None
-        return _End(u, p, grad), first, turns.total, points[0], active
-
-
-def _turned(flip: Tensor, front: _End, back: _End, rho: Tensor) -> tuple[_End, _End, Tensor]:
-    """Returns the ends with their roles exchanged, and time reversed, where `flip`.
-
-    With time reversed the trajectory grows forward at either end, so the step size keeps its sign.
-    """
-    mask = over_event(flip, rho)
-    if front is back:
-        p = torch.where(mask, -front.p, front.p)
-        end = _End(front.u, p, front.grad)
-        return end, end, p
-    new_front = _End(
-        torch.where(mask, back.u, front.u),
-        torch.where(mask, -back.p, front.p),
-        torch.where(mask, back.grad, front.grad),
-    )
-    new_back = _End(
-        torch.where(mask, front.u, back.u),
-        torch.where(mask, -front.p, back.p),
-        torch.where(mask, front.grad, back.grad),
-    )
-    return new_front, new_back, torch.where(mask, -rho, rho)
 
 
 def _merged(sample: Candidate, new: Candidate, v: Tensor, valid: Tensor) -> Candidate:

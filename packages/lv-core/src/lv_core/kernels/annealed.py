@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
-from lv_core.density import Evaluation, LogDensity, Sum, tempered, value_and_grad
+from lv_core.density import Evaluation, LogDensity, Sum, value_and_grad
 from lv_core.kernels.base import PART, Kernel, evaluate_state, event_axes
 from lv_core.random import Source
 from lv_core.schedule import Schedule
@@ -136,9 +136,9 @@ class Annealed(Kernel):
 
     def _target(self, log_density: LogDensity, beta: float) -> LogDensity:
         if self.base is None:
-            if isinstance(log_density, Sum):  # stays one, for the stages of a Sequence
+            if isinstance(log_density, Sum):  # remains one, for the stages of a Sequence
                 return Sum({n: (log_density.only(n), beta) for n in log_density.names})
-            return tempered(log_density, beta)
+            return Scaled(log_density, beta)
         if hasattr(log_density, "evaluate") or hasattr(self.base, "evaluate"):
             return _Path(self.base, log_density, beta)
         terms = {"target": log_density}

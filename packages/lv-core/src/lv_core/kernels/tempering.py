@@ -125,7 +125,7 @@ class ParallelTempering(Kernel):
         known = evaluate_state(log_density, start)
         assert known.log_density is not None
         target = Scaled(log_density, self._factor(known.log_density), known)
-        inner = self.kernel.init(target, start)
+        inner = self.kernel.init(target, known.u)
         extra = {n: x for n, x in inner.extra.items() if not n.startswith(PART)}
         hot = torch.zeros_like(known.log_density, dtype=torch.bool)
         known = replace(known, bad=torch.zeros_like(hot), extra={**known.extra, **extra})

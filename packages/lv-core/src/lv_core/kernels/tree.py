@@ -171,7 +171,10 @@ class Tally:
         self._weights, self._active = [], []
         finite = torch.isfinite(weights)
         accept = weights.clamp(max=0.0).exp_()
-        self.accept = self.accept + torch.where(active & finite, accept, 0.0).sum(0)
+        # A running sum, since the order in which a plain sum adds depends on how many leaves the
+        # longest trajectory of the batch has.
+        summed = torch.where(active & finite, accept, 0.0).cumsum(0)[-1]
+        self.accept = self.accept + summed
         self.leapfrogs = self.leapfrogs + active.sum(0)
         passed = finite & (weights >= -self._limit)
         self.divergent = self.divergent | (active & ~passed).any(0)

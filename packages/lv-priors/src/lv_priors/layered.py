@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lv_core import Kernel, Langevin, Source, frozen
+from lv_core.pack import Pack
 from lv_priors.base import Prior, PriorLoss
 from lv_priors.energy import contrastive_loss
-from lv_priors.pack import Pack
 
 __all__ = ["LayeredPrior", "Level"]
 

@@ -222,3 +222,11 @@ def test_a_state_without_gradients_has_no_preconditioner() -> None:
 def test_settings_out_of_range_are_refused_by_name(settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         Psgld(**{"steps": 1, "step_size": 0.1, **settings})
+
+
+def test_parameters_get_no_gradients() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    kernel = Psgld(steps=3, step_size=0.3)
+    ends = kernel(lambda u: (weight * normal_density(u).unsqueeze(-1)).sum(-1), torch.randn(4, 3))
+    assert weight.grad is None
+    assert not ends.requires_grad

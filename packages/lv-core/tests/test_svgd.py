@@ -317,3 +317,11 @@ def test_unknown_names_are_refused() -> None:
         Svgd(steps=1, step_size=0.1, bandwidth="mean")
     with pytest.raises(ValueError, match="optimizer must be None or one of adagrad, rms, adam"):
         Svgd(steps=1, step_size=0.1, optimizer="sgd")
+
+
+def test_parameters_get_no_gradients() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    kernel = Svgd(steps=3, step_size=0.3)
+    ends = kernel(lambda u: (weight * normal_density(u).unsqueeze(-1)).sum(-1), torch.randn(4, 3))
+    assert weight.grad is None
+    assert not ends.requires_grad

@@ -260,6 +260,25 @@ def test_batch_and_event_axes_are_free(name) -> None:
     assert kernel(normal_density, torch.randn(4, 2)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_batch_axes_are_only_a_grouping_of_chains(name) -> None:
+    u = torch.randn(2, 3, 4, dtype=torch.float64)
+    kernel = ParallelTempering(kernel=KERNELS[name], betas=BETAS, steps=4)
+    grouped = kernel(TARGET, u, generator=stream(0))
+    flat = kernel(TARGET, u.reshape(6, 4), generator=stream(0))
+    torch.testing.assert_close(grouped.reshape(6, 4), flat, rtol=1e-12, atol=1e-12)
+    other = kernel(TARGET, u.reshape(6, 4), generator=stream(1))
+    assert not torch.allclose(other, flat)
+
+
+def test_parameters_get_no_gradients() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    kernel = ParallelTempering(kernel=KERNELS["mala"], betas=BETAS, steps=3)
+    ends = kernel(lambda u: (weight * normal_density(u).unsqueeze(-1)).sum(-1), torch.randn(4, 3))
+    assert weight.grad is None
+    assert not ends.requires_grad
+
+
 def test_shards_together_equal_the_whole_batch() -> None:
     u = torch.randn(8, 3, dtype=torch.float64)
     kernel = ParallelTempering(kernel=KERNELS["mala"], betas=BETAS, steps=5)

@@ -303,3 +303,11 @@ def test_settings_out_of_range_are_refused_by_name(settings, message) -> None:
 def test_an_unknown_scheme_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="scheme must be 'baoab' or 'obabo', got 'abc'"):
         Underdamped(steps=1, step_size=0.1, scheme="abc")
+
+
+def test_parameters_get_no_gradients() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    kernel = Underdamped(steps=3, step_size=0.3)
+    ends = kernel(lambda u: (weight * normal_density(u).unsqueeze(-1)).sum(-1), torch.randn(4, 3))
+    assert weight.grad is None
+    assert not ends.requires_grad

@@ -14,21 +14,28 @@ from lv_core.random import Draws, Source, normal, uniform
 __all__ = ["REPLICA", "ChainsFirst", "packed", "stopped", "swapped", "unpacked"]
 
 REPLICA = "replica/"
-"""Prefix in `ChainState.extra` of what belongs to the replicas; their axis is the second one."""
+"""Prefix in `ChainState.extra` of what belongs to the replicas; their axis follows the batch."""
 
 
 class ChainsFirst(Draws):
-    """Draws with the chains as first axis, as shards need it, and puts the replicas in front."""
+    """Draws with the batch axes first, as shards need it, and puts the replicas in front of them.
 
-    def __init__(self, like: Tensor, source: Source) -> None:
-        self._like, self._source = like, source
+    Arguments:
+        like: Positions of the replicas, for dtype and device.
+        batch_ndim: Number of batch axes.
+        source: Where the numbers come from.
+    """
+
+    def __init__(self, like: Tensor, batch_ndim: int, source: Source) -> None:
+        self._like, self._ndim, self._source = like, batch_ndim, source
 
     def take(self, kind: str, shape: Sequence[int]) -> Tensor:
         """Returns the next numbers of a kind for `shape`, the replicas being its first axis."""
-        turned = (shape[1], shape[0], *shape[2:])
+        n = self._ndim
+        turned = (*shape[1 : n + 1], shape[0], *shape[n + 1 :])
         if kind == "normal":
-            return normal(self._like.new_empty(turned), self._source).movedim(1, 0)
-        return uniform(turned, self._like, self._source).movedim(1, 0)
+            return normal(self._like.new_empty(turned), self._source).movedim(n, 0)
+        return uniform(turned, self._like, self._source).movedim(n, 0)
 
 
 def unpacked(state: ChainState) -> tuple[ChainState, Tensor, dict[str, Tensor]]:
@@ -43,7 +50,7 @@ def unpacked(state: ChainState) -> tuple[ChainState, Tensor, dict[str, Tensor]]:
             "the state holds no replicas: make it by ParallelTempering.init or .refresh"
         )
     mine = {
-        n.removeprefix(REPLICA): x.movedim(1, 0)
+        n.removeprefix(REPLICA): x.movedim(value.ndim, 0)
         for n, x in state.extra.items()
         if n.startswith(REPLICA)
     }
@@ -83,7 +90,7 @@ def packed(whole: ChainState, hot: Tensor, rest: dict[str, Tensor]) -> ChainStat
         extra={
             **rest,
             **{PART + n: x[0] for n, x in parts.items()},
-            **{REPLICA + n: x.movedim(0, 1).contiguous() for n, x in extra.items()},
+            **{REPLICA + n: x.movedim(0, hot.ndim - 1).contiguous() for n, x in extra.items()},
         },
     )
 

@@ -50,7 +50,7 @@ class ParallelTempering(Kernel):
     replica, and `Langevin` costs one evaluation more in the whole run.
 
     The state is that of the cold chain, beta = 1, and its caches are those of log p. The others
-    lie in `state.extra["replica/..."]`, chains first and replicas second. A temperature T of the
+    lie in `state.extra["replica/..."]`, the replicas after the batch axes. A temperature T of the
     inner kernel makes all targets `p^(beta / T)`.
 
     `info` reports the cold chain. `info.stats` holds, for each chain:
@@ -62,8 +62,8 @@ class ParallelTempering(Kernel):
       hottest replica since it was cold last
     - `replica_bad`: share of replicas that are bad, in the sense of `info.bad`
 
-    A replica frozen at a non-finite value (unadjusted kernels) swaps no more. Given draws
-    (`Draws`) have the chains as first axis and the replicas as second.
+    A replica frozen at a non-finite value (unadjusted kernels) swaps no more. Draws
+    have the replicas after the batch axes too.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -160,7 +160,7 @@ class ParallelTempering(Kernel):
         factor = self._factor(before.value)
         target = Scaled(log_density, factor, whole)
         kernel = retuned(self.kernel, step_size=self._step_size(state.step, whole.u))
-        source = ChainsFirst(whole.u, generator)
+        source = ChainsFirst(whole.u, before.value.ndim - 1, generator)
         inner = with_cache(whole, target.scale(before))
         after, info = kernel.step(target, inner, generator=source)
         if after.log_density is None:  # the swaps need values where the kernel left none

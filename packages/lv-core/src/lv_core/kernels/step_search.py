@@ -13,8 +13,8 @@ from lv_core.kernels.leapfrog import dot, drift, kick
 
 __all__ = ["search_step_size"]
 
-# 2^60 in either direction; reached only by targets that are flat or nowhere finite.
-_MOST = 60
+# A factor of 10^45 in either direction; reached by targets that are flat or nowhere finite.
+_MOST = 150
 
 
 def search_step_size(

@@ -63,7 +63,8 @@ class Moments:
         between = torch.where(mask, (mean - center).square(), 0.0).sum(dim=axes)
         positions = self.count * chains
         within = squares.sum(dim=axes)
-        return (within + self.count * between) / (positions - 1), positions
+        variance = (within + self.count * between) / (positions - 1)
+        return torch.where(positions > 1, variance, torch.nan), positions
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and numbers alone, loadable with `weights_only=True`."""

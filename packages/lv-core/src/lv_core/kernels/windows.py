@@ -9,9 +9,9 @@ def slow_windows(steps: int, chains: int) -> tuple[int, tuple[int, ...]]:
     """Returns the step at which scales begin to be learned, and the steps after which they change.
 
     As in Stan: 75 steps for the step size alone, windows that double, 50 steps for the step size
-    alone; for fewer than about 150 steps 15 %, 75 % and 10 % of them; below 20 no windows. The
-    first window has 25 steps for up to ten chains; more chains see as many positions in fewer
-    steps, so it shrinks to 10 steps for 25 chains or more and there is time for more windows.
+    alone; of fewer than 150 steps 15 %, 75 % and 10 %; below 20 no windows. The first window has
+    25 steps for up to ten chains; more chains see as many positions in fewer steps, so it shrinks
+    to 10 steps for 25 chains or more and there is time for more windows.
 
     Arguments:
         steps: Steps of the whole adaptation.
@@ -19,10 +19,8 @@ def slow_windows(steps: int, chains: int) -> tuple[int, tuple[int, ...]]:
     """
     if steps < 20:
         return steps, ()
-    first, last, width = 75, 50, max(10, min(25, math.ceil(250 / chains)))
-    if first + width + last > steps:
-        first, last = int(0.15 * steps), int(0.1 * steps)
-        width = steps - first - last
+    width = max(10, min(25, math.ceil(250 / chains)))
+    first, last = (75, 50) if steps >= 150 else (int(0.15 * steps), int(0.1 * steps))
     ends, position, stop = list[int](), first, steps - last
     while position < stop:
         position += width

@@ -291,6 +291,15 @@ def test_a_step_size_far_too_large_or_small_is_found_anyway() -> None:
     assert min(found) > 0.4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_search_on_a_flat_density_ends(dtype) -> None:
+    u = start(4, 2, dtype)
+    state = Adaptation(kernel=MALA).init(lambda u: 0.0 * u.sum(-1), u, generator=stream(1))
+    assert torch.isfinite(state.averaging.log_step)
+    # Every step passes, up to the largest number or the last trial.
+    assert state.averaging.log_step > math.log(1e15)
+
+
 def test_a_tensor_of_step_sizes_is_a_start_for_the_scales() -> None:
     kernel = Hmc(steps=1, step_size=0.1 * SCALE, leapfrog=4)
     state = Adaptation(kernel=kernel).init(badly_scaled, start(32, 7) * SCALE)

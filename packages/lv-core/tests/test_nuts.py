@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lv_core import ChainState, Draws, Evaluation, Sum, stream
 from lv_core.kernels import trajectory
 from lv_core.kernels.nuts import Nuts
-from lv_core.kernels.tree import CHUNK, Candidate, Turns, pick, uniforms_per_step
+from lv_core.kernels.tree import CHUNK, Candidate, Tally, Turns, pick, uniforms_per_step
 from lv_core.targets import Banana, Funnel, Gaussian
 
 
@@ -242,6 +242,25 @@ def test_trajectories_longer_than_a_chunk_keep_an_earlier_point() -> None:
     variance = distance.square().mean().item()
     kurtosis = (distance**4).mean().item() - variance**2
     assert abs(moved.square().mean().item() - variance) < 5 * math.sqrt(kurtosis / n)
+
+
+def test_the_count_of_leaves_is_the_same_in_any_number_of_portions() -> None:
+    weights = torch.randn(150, 5, generator=stream(0)) * 3
+    active = torch.arange(150)[:, None] < torch.tensor([150, 64, 63, 1, 0])
+    weights[140, 0], weights[3, 1], weights[0, 3] = torch.nan, -11.0, torch.inf
+    for leaves in (64, 128, 150):
+        tally = Tally(weights[0], 10.0)
+        for log_weight, going in zip(weights[:leaves], active[:leaves], strict=True):
+            tally.add(log_weight, going)
+        tally.flush()
+        seen, counted = weights[:leaves], active[:leaves]
+        accept = torch.where(counted & seen.isfinite(), seen.exp().clamp(max=1.0), 0.0).sum(0)
+        torch.testing.assert_close(tally.accept, accept)
+        assert torch.equal(tally.leapfrogs, counted.sum(0))
+        assert torch.equal(tally.bad, (counted & ~seen.isfinite()).any(0))
+        low = counted & ~((seen >= -10) & seen.isfinite())
+        assert torch.equal(tally.divergent, low.any(0))
+    assert tally.divergent.tolist() == [True, True, False, True, False]
 
 
 def test_energy_is_that_of_the_new_point() -> None:

@@ -88,7 +88,7 @@ def test_trouble_between_kept_draws_is_marked(arviz: Any) -> None:
     trace = Mala(steps=41, step_size=0.5).run(
         half_line, torch.ones(3, 1), generator=stream(0, "noise"), thin=4
     )
-    marked = values(to_arviz(trace, thin=4), "sample_stats", "diverging")
+    marked = values(to_arviz(trace), "sample_stats", "diverging")
     assert np.array_equal(marked, trace.bad[:40].reshape(10, 4, 3).any(1).T.numpy())
     assert marked.any()
     assert not np.array_equal(marked, trace.bad[3:40:4].T.numpy())  # wrong control
@@ -128,13 +128,12 @@ def test_data_items_become_an_axis_of_the_variables(arviz: Any) -> None:
     assert np.allclose(found.values, rhat(trace.u).numpy(), rtol=1e-6)
 
 
-def test_thin_must_fit_the_run(arviz: Any) -> None:
+def test_the_spacing_of_the_run_is_known_when_it_does_not_divide_the_steps(arviz: Any) -> None:
     trace = run(7, 40)
-    assert values(to_arviz(trace, thin=7), "sample_stats", "lp").shape == (4, 5)
-    with pytest.raises(ValueError, match="40 steps kept 5 draws, got 3"):
-        to_arviz(trace, thin=3)
-    with pytest.raises(ValueError, match="101 steps kept 3 draws, got None"):
-        to_arviz(run(30, 101))
+    lp = values(to_arviz(trace), "sample_stats", "lp")
+    assert np.array_equal(lp, trace.log_density[7:36:7].T.numpy())
+    # Wrong control: the spacing that 40 steps and 5 draws suggest.
+    assert not np.array_equal(lp, trace.log_density[8::8].T.numpy())
 
 
 def test_what_cannot_be_converted_is_refused(arviz: Any) -> None:

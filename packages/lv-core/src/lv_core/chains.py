@@ -40,7 +40,7 @@ class ChainState:
     @classmethod
     def from_state_dict(cls, record: dict[str, Any]) -> "ChainState":
         """Returns the state saved by `state_dict`."""
-        return cls(**record)
+        return cls(**{**record, "extra": dict(record["extra"])})
 
     def __getitem__(self, index: Tensor | slice | int) -> "ChainState":
         """Returns the chains selected along the first batch axis."""
@@ -54,7 +54,8 @@ class ChainState:
         """Joins states along the first batch axis.
 
         Raises:
-            ValueError: If there is none, or if a field is set in some and None in others.
+            ValueError: If there is none, if a field is set in some and missing in others, or if
+                the numbers of steps differ (schedules would not know where they are).
         """
         if not states:
             raise ValueError("states must not be empty")
@@ -64,6 +65,16 @@ class ChainState:
             if any(v is None for v in values) and not all(v is None for v in values):
                 raise ValueError(f"field {name!r} is set in some states and missing in others")
             joined[name] = None if values[0] is None else torch.cat(values)
+        names = [set(state.extra) for state in states]
+        if differing := names[0].union(*names) - names[0].intersection(*names):
+            raise ValueError(
+                f"extra {sorted(differing)} is set in some states and missing in others"
+            )
+        if len({s.step for s in states}) > 1:
+            raise ValueError(
+                f"states must have done equally many steps, got {[s.step for s in states]}; set "
+                "step by dataclasses.replace where the kernel has no schedule"
+            )
         extra = {n: torch.cat([s.extra[n] for s in states]) for n in states[0].extra}
         return cls(**joined, extra=extra, step=states[0].step)
 
@@ -104,6 +115,7 @@ class Trace:
         parts: Named parts of the target, each `(steps, *batch)`.
         stats: What only some kernels report, each `(steps, *batch)`.
         displacement: Distance between start and end, shape `(*batch,)`.
+        thin: Every `thin`-th position was kept; None = none was.
     """
 
     state: ChainState
@@ -116,3 +128,14 @@ class Trace:
     parts: dict[str, Tensor]
     stats: dict[str, Tensor]
     displacement: Tensor
+    thin: int | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors and numbers alone, loadable with `weights_only=True`."""
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**record, "state": self.state.state_dict()}
+
+    @classmethod
+    def from_state_dict(cls, record: dict[str, Any]) -> "Trace":
+        """Returns the trace saved by `state_dict`."""
+        return cls(**{**record, "state": ChainState.from_state_dict(record["state"])})

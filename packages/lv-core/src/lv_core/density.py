@@ -169,6 +169,8 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
     if own is not None:
         evaluation: Evaluation = own(u)
         return evaluation
+    if torch.compiler.is_compiling():
+        return _traceable_value_and_grad(log_density, u)
     with torch.enable_grad():
         point = u.detach().requires_grad_(True)
         parts = log_density.terms(point) if isinstance(log_density, Sum) else {}
@@ -185,6 +187,21 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
                 ".detach(), .item(), torch.no_grad() and torch.inference_mode() from it"
             )
     return Evaluation(value.detach(), grad, {name: part.detach() for name, part in parts.items()})
+
+
+def _traceable_value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
+    """Does the same by a functional transformation, which compiled graphs take in whole."""
+
+    def split(point: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = log_density.terms(point) if isinstance(log_density, Sum) else {}
+        return (_total(parts) if parts else log_density(point)), parts
+
+    # Three values with has_aux, which the annotation of vjp does not say.
+    value, pull, parts = torch.func.vjp(split, u.detach(), has_aux=True)  # type: ignore[misc]
+    (grad,) = pull(torch.ones_like(value))
+    return Evaluation(
+        value.detach(), grad.detach(), {name: part.detach() for name, part in parts.items()}
+    )
 
 
 def check_batch_shape(value: Tensor, u: Tensor) -> None:

@@ -21,7 +21,6 @@ def to_arviz(
     split: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
-    thin: int | None = None,
     chain_axis: int | None = 0,
 ) -> Any:  # noqa: ANN401 - the class depends on the release of ArviZ
     """Returns the trace as ArviZ's container, with groups `posterior` and `sample_stats`.
@@ -37,13 +36,12 @@ def to_arviz(
             axes; None = one variable `u`. Apply `prior.push` or a constraint here.
         dims: Names of the axes of each variable behind chain and draw.
         coords: Labels along named axes.
-        thin: The `thin` of the run; None = steps over kept draws.
         chain_axis: Batch axis whose chains share one target; other batch axes become axes of the
             variables. None = no two chains share one.
 
     Raises:
         ImportError: If ArviZ is not installed.
-        ValueError: If nothing was kept, `thin` does not fit, or a variable has other first axes.
+        ValueError: If nothing was kept or a variable has other first axes.
 
     Example:
         >>> tree = to_arviz(trace, split=lambda u: {"mu": u[..., 0], "tau": u[..., 1].exp()})
@@ -61,7 +59,7 @@ def to_arviz(
     batch_ndim = trace.log_density.ndim - 1
     stats = {
         name: chains_first(value, batch_ndim, chain_axis).transpose(0, 1)
-        for name, value in _statistics(trace, _spacing(trace, thin)).items()
+        for name, value in _statistics(trace, trace.thin or 1).items()
     }
     groups = {"posterior": _arrays(variables), "sample_stats": _arrays(stats)}
     options: dict[str, Any] = {
@@ -85,17 +83,6 @@ def _load() -> Any:  # noqa: ANN401 - a module that may be absent
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-
-
-def _spacing(trace: Trace, thin: int | None) -> int:
-    steps, kept = len(trace.log_density), len(trace.u)
-    spacing = steps // kept if thin is None else thin
-    exact = steps % kept == 0 or steps // (spacing + 1) != kept != steps // max(spacing - 1, 1)
-    if spacing < 1 or steps // spacing != kept or (thin is None and not exact):
-        raise ValueError(
-            f"thin must be the one of the run: {steps} steps kept {kept} draws, got {thin}"
-        )
-    return spacing
 
 
 def _statistics(trace: Trace, thin: int) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ __all__ = [
     "check_positive",
     "evaluate_state",
     "event_axes",
+    "make_trace",
     "over_event",
     "retuned",
 ]
@@ -152,7 +153,7 @@ class Kernel(ABC):
             if callback is not None and callback(k, state, info):
                 break
         self.check(state)
-        return _trace(state, start, kept, infos)
+        return make_trace(state, start, kept, infos, thin=thin)
 
     def _resume(self, log_density: LogDensity, u: Tensor | ChainState) -> ChainState:
         if isinstance(u, Tensor):
@@ -160,10 +161,23 @@ class Kernel(ABC):
         return self.refresh(log_density, u)
 
 
-def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[StepInfo]) -> Trace:
+def make_trace(
+    state: ChainState,
+    start: Tensor,
+    kept: list[Tensor],
+    infos: list[StepInfo],
+    *,
+    thin: int | None,
+) -> Trace:
+    """Returns the record of a run from its last state, start, kept positions and reports."""
+
     def stacked(name: str) -> Tensor | None:
         values = [getattr(info, name) for info in infos]
-        return None if values[0] is None else torch.stack(values)
+        if all(v is None for v in values):
+            return None
+        # Where no chain was bad yet, kernels need not say so.
+        zeros = torch.zeros_like(next(v for v in values if v is not None))
+        return torch.stack([zeros if v is None else v for v in values])
 
     def named(name: str) -> dict[str, Tensor]:
         records = [getattr(info, name) for info in infos]
@@ -183,6 +197,7 @@ def _trace(state: ChainState, start: Tensor, kept: list[Tensor], infos: list[Ste
         parts=named("parts"),
         stats=named("stats"),
         displacement=torch.linalg.vector_norm(moved, dim=-1),
+        thin=thin,
     )
 
 

@@ -150,8 +150,8 @@ def _drift(
     value, grad, parts = value_and_grad(log_density, state.u)
     axes = event_axes(state.u, value)
     norm = torch.linalg.vector_norm(grad, dim=axes) if axes else grad.abs()
-    bad, any_bad = _mark_bad(value, norm, state.bad)
-    here, mask = state.u, over_event(bad, grad) if any_bad else None
+    bad = _mark_bad(value, norm, state.bad)
+    here, mask = state.u, None if bad is None else over_event(bad, grad)
     if mask is not None:
         grad = torch.where(mask, 0.0, grad)
         here = here if state.previous is None else torch.where(mask, state.previous, here)
@@ -168,21 +168,18 @@ def _drift(
     return moved, here, mask, info
 
 
-def _mark_bad(value: Tensor, norm: Tensor, before: Tensor | None) -> tuple[Tensor, bool]:
-    """Returns which chains are bad, now or before, and whether they must be masked."""
+def _mark_bad(value: Tensor, norm: Tensor, before: Tensor | None) -> Tensor | None:
+    """Returns which chains are bad, now or before; None on the CPU where none ever was."""
     # A non-finite value or gradient anywhere in the event makes this sum non-finite: one test.
     total = value + norm
-    # A compiled loop must not look at values either.
     on_cpu = total.device.type == "cpu" and not torch.compiler.is_compiling()
     # The usual case on the CPU takes two small operations instead of five: the sum over chains is
-    # finite. It may also overflow, which only leads to the test of each chain.
+    # finite. It may also overflow, which only leads to the test of each chain. On a GPU, and in
+    # a compiled loop, chains are masked whether needed or not, as asking would synchronise.
     if on_cpu and math.isfinite(total.sum().item()):
-        bad = torch.zeros_like(total, dtype=torch.bool) if before is None else before
-    else:
-        bad = ~torch.isfinite(total)
-        bad = bad if before is None else bad | before
-    # On a GPU chains are masked whether needed or not, as asking would synchronise.
-    return bad, not on_cpu or bool(bad.any())
+        return before
+    bad = ~torch.isfinite(total)
+    return bad if before is None else bad | before
 
 
 def _advance(

@@ -53,7 +53,8 @@ def adapt(
     Arguments:
         kernel: `Mala`, `Hmc` or `Nuts`; its step size is where the search starts.
         log_density: The target.
-        u: Start positions `(*batch, *event)`, a state of chains, or an adaptation to finish.
+        u: Start positions `(*batch, *event)`, a state of chains, or an adaptation of the same
+            target to finish.
         steps: Steps of the adaptation as a whole.
         target_accept: In (0, 1); None = 0.574 for `Mala`, 0.651 for `Hmc`, 0.8 for `Nuts`.
         scale: Whether to learn a scale for each component.

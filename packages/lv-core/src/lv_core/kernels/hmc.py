@@ -58,7 +58,7 @@ class Hmc(Kernel):
     step_size: StepSize
     """s, as in `Mala`: a number, a tensor over components or chains, or a schedule"""
     leapfrog: int
-    """leapfrog steps of one trajectory; its length in units of the scale of u is s leapfrog"""
+    """leapfrog steps of one trajectory, whose length is s times their number"""
     temperature: Temperature = 1.0
     """the target is p^(1/temperature)"""
     jitter: float = 0.0

@@ -12,7 +12,7 @@ from lv_core.kernels.base import Kernel
 from lv_core.kernels.tuner import Adaptation, AdaptationState
 from lv_core.random import Source
 
-__all__ = ["Adapted", "adapt"]
+__all__ = ["Adaptation", "AdaptationState", "Adapted", "adapt"]
 
 
 @dataclass(frozen=True, kw_only=True)

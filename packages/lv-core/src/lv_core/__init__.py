@@ -42,6 +42,7 @@ from lv_core.kernels import (
     Langevin,
     Mala,
     Nuts,
+    OnlineStepSize,
     ParallelTempering,
     Psgld,
     Sequence,
@@ -49,6 +50,7 @@ from lv_core.kernels import (
     Underdamped,
     adapt,
     geometric_betas,
+    max_stable_step,
     tune_betas,
 )
 from lv_core.perceptron import PerceptronTarget
@@ -89,6 +91,7 @@ __all__ = [
     "LogEstimate",
     "Mala",
     "Nuts",
+    "OnlineStepSize",
     "ParallelTempering",
     "PerceptronTarget",
     "Polynomial",
@@ -113,6 +116,7 @@ __all__ = [
     "frozen",
     "geometric_betas",
     "iwae",
+    "max_stable_step",
     "normal",
     "posterior",
     "psis",

@@ -9,7 +9,9 @@ from lv_core.kernels.hmc import Hmc
 from lv_core.kernels.langevin import GradientStep, Langevin
 from lv_core.kernels.mala import Mala
 from lv_core.kernels.nuts import Nuts
+from lv_core.kernels.online import OnlineStepSize
 from lv_core.kernels.preconditioned import Psgld
+from lv_core.kernels.stability import max_stable_step
 from lv_core.kernels.svgd import Svgd
 from lv_core.kernels.tempering import ParallelTempering, geometric_betas, tune_betas
 from lv_core.kernels.underdamped import Underdamped
@@ -26,6 +28,7 @@ __all__ = [
     "Langevin",
     "Mala",
     "Nuts",
+    "OnlineStepSize",
     "ParallelTempering",
     "Psgld",
     "Sequence",
@@ -35,5 +38,6 @@ __all__ = [
     "Underdamped",
     "adapt",
     "geometric_betas",
+    "max_stable_step",
     "tune_betas",
 ]

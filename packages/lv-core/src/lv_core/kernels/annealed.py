@@ -1,17 +1,18 @@
 """Kernels whose target changes from step to step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import Evaluation, LogDensity, Sum, value_and_grad
-from lv_core.kernels.base import PART, Kernel, evaluate_state, event_axes
+from lv_core.kernels.base import Kernel, event_axes
+from lv_core.kernels.cache import evaluate_state, evaluation_of, with_evaluation
 from lv_core.random import Source
 from lv_core.schedule import Schedule
 
-__all__ = ["Annealed", "Scaled", "cached", "with_cache"]
+__all__ = ["Annealed", "Scaled"]
 
 BASE = "base"
 
@@ -99,7 +100,7 @@ class Annealed(Kernel):
         now, then = self._beta(state.step), self._beta(state.step + 1)
         if self._scales and state.log_density is not None:
             scaled = Scaled(log_density, now)
-            inner = with_cache(state, scaled.scale(cached(state)))
+            inner = with_evaluation(state, scaled.scale(evaluation_of(state)))
             after, info = self.kernel.step(scaled, inner, generator=generator)
             after = scaled.unscaled(after, state)
         else:
@@ -119,7 +120,7 @@ class Annealed(Kernel):
         if type(self.kernel).refresh is not Kernel.refresh:
             return self.kernel.refresh(target, state)
         # Not by refresh, which waits for the device to refuse a start outside the support.
-        return with_cache(state, cached(evaluate_state(target, state.u)))
+        return with_evaluation(state, evaluation_of(evaluate_state(target, state.u)))
 
     def _beta(self, step: int) -> float:
         beta = self.schedule(step)
@@ -170,7 +171,7 @@ class Scaled:
         self, log_density: LogDensity, factor: float | Tensor, known: ChainState | None = None
     ) -> None:
         self._log_density, self._factor = log_density, factor
-        self._last = None if known is None else (known.u, cached(known))
+        self._last = None if known is None else (known.u, evaluation_of(known))
 
     def __call__(self, u: Tensor) -> Tensor:
         """Returns the scaled log density."""
@@ -179,7 +180,7 @@ class Scaled:
     def evaluate(self, u: Tensor) -> Evaluation:
         """Returns scaled value, gradient and parts."""
         if self._last is None or self._last[0] is not u:
-            self._last = (u, cached(evaluate_state(self._log_density, u)))
+            self._last = (u, evaluation_of(evaluate_state(self._log_density, u)))
         return self.scale(self._last[1])
 
     def scale(self, evaluation: Evaluation) -> Evaluation:
@@ -199,7 +200,7 @@ class Scaled:
             return after
         assert self._last is not None
         point, last = self._last
-        scaled = cached(after)
+        scaled = evaluation_of(after)
         axes = event_axes(after.u, scaled.value)
         # Where a chain is neither at the point evaluated last nor where it was, divide after all.
         grad = scaled.grad / self._over_event(scaled.grad)
@@ -209,8 +210,8 @@ class Scaled:
             {n: x / self._factor for n, x in scaled.parts.items()},
         )
         if before is not None:
-            found = _where(_equal(after.u, before.u, axes), cached(before), found)
-        return with_cache(after, _where(_equal(after.u, point, axes), last, found))
+            found = _where(_equal(after.u, before.u, axes), evaluation_of(before), found)
+        return with_evaluation(after, _where(_equal(after.u, point, axes), last, found))
 
     def _over_event(self, grad: Tensor) -> float | Tensor:
         factor = self._factor
@@ -236,21 +237,6 @@ class _Path:
         part = _times(start.value, 1 - self._beta)
         whole = {BASE: part, **parts}
         return Evaluation(part + value, _times(start.grad, 1 - self._beta) + grad, whole)
-
-
-def cached(state: ChainState) -> Evaluation:
-    """Returns value, gradient and parts from the caches of a state that has them."""
-    assert state.log_density is not None
-    assert state.grad is not None
-    parts = {n.removeprefix(PART): x for n, x in state.extra.items() if n.startswith(PART)}
-    return Evaluation(state.log_density, state.grad, parts)
-
-
-def with_cache(state: ChainState, evaluation: Evaluation) -> ChainState:
-    """Returns the state with other caches."""
-    value, grad, parts = evaluation
-    extra = {**state.extra, **{PART + n: x for n, x in parts.items()}}
-    return replace(state, log_density=value, grad=grad, extra=extra)
 
 
 def _where(mask: Tensor, one: Evaluation, other: Evaluation) -> Evaluation:

@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo, Trace
-from lv_core.density import LogDensity, value_and_grad
+from lv_core.density import LogDensity
 from lv_core.errors import DivergenceError
 from lv_core.random import Source
 from lv_core.schedule import Schedule, at
@@ -21,10 +21,10 @@ __all__ = [
     "StepSize",
     "Temperature",
     "check_positive",
-    "evaluate_state",
     "event_axes",
     "make_trace",
     "over_event",
+    "resolve_step_size",
     "retuned",
 ]
 
@@ -49,6 +49,9 @@ class Kernel(ABC):
     """
 
     steps: int
+
+    refuses_bad_starts: ClassVar[bool] = False
+    """whether `init` raises where a chain starts at a non-finite log density or gradient"""
 
     @abstractmethod
     def step(
@@ -201,15 +204,6 @@ def make_trace(
     )
 
 
-def evaluate_state(log_density: LogDensity, u: Tensor) -> ChainState:
-    """Returns the state at `u` with value, gradient and parts cached; parts lie in `extra`."""
-    value, grad, parts = value_and_grad(log_density, u)
-    if hasattr(log_density, "evaluate"):  # its tensors may be buffers of the next evaluation
-        value, grad = value.clone(), grad.clone()
-    extra = {PART + name: part for name, part in parts.items()}
-    return ChainState(u=u.detach(), log_density=value, grad=grad, extra=extra)
-
-
 def event_axes(u: Tensor, value: Tensor) -> tuple[int, ...]:
     """Returns the axes of `u` that belong to the event, given one `value` per chain."""
     return tuple(range(value.ndim, u.ndim))
@@ -218,6 +212,13 @@ def event_axes(u: Tensor, value: Tensor) -> tuple[int, ...]:
 def over_event(value: Tensor, u: Tensor) -> Tensor:
     """Returns `value` of shape `(*batch,)` with trailing axes, ready to broadcast against `u`."""
     return value.reshape(value.shape + (1,) * (u.ndim - value.ndim))
+
+
+def resolve_step_size(step_size: StepSize, step: int, u: Tensor) -> float | Tensor:
+    """Returns the step size of step `step`; a tensor gets the dtype of `u`."""
+    s = at(step_size, step)
+    # A float64 step size must not turn float32 positions into float64 ones.
+    return s.to(u) if isinstance(s, Tensor) else s
 
 
 def check_positive(

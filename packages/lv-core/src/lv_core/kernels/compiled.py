@@ -14,7 +14,7 @@ from lv_core.density import LogDensity
 from lv_core.kernels.base import Kernel, make_trace
 from lv_core.random import Draws, Source, normal, uniform
 
-__all__ = ["Compiled"]
+__all__ = ["Compiled", "recorded_draws"]
 
 _NUMBERS = count()
 
@@ -121,7 +121,7 @@ class Compiled:
         first = state.step
         state = self._prepared(state)
         for done in range(0, steps, chunk):
-            draws = self._draw(state.u, chunk, generator)
+            draws = _drawn(self._order * chunk, state.u, generator)
             if self.mode == "reduce-overhead":
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             # The step count stays out of the graph, which would be built again for each value.
@@ -154,14 +154,29 @@ class Compiled:
             previous=u if state.previous is None else state.previous,
         )
 
-    def _draw(self, u: Tensor, steps: int, generator: Source) -> tuple[list[Tensor], list[Tensor]]:
-        normals, uniforms = [], []
-        for kind, shape in self._order * steps:
-            if kind == "normal":
-                normals.append(normal(u.new_empty(shape), generator))
-            else:
-                uniforms.append(uniform(shape, u, generator))
-        return normals, uniforms
+
+def recorded_draws(
+    kernel: Kernel, log_density: LogDensity, state: ChainState, *, generator: Source = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the normal and the uniform numbers that the next step would draw.
+
+    `Draws` of them makes the same step as `generator`. Costs one step.
+    """
+    recorder = _Recorder(state.u)
+    kernel.step(log_density, state, generator=recorder)
+    return _drawn(recorder.order, state.u, generator)
+
+
+def _drawn(
+    order: Sequence[tuple[str, tuple[int, ...]]], u: Tensor, generator: Source
+) -> tuple[list[Tensor], list[Tensor]]:
+    normals, uniforms = [], []
+    for kind, shape in order:
+        if kind == "normal":
+            normals.append(normal(u.new_empty(shape), generator))
+        else:
+            uniforms.append(uniform(shape, u, generator))
+    return normals, uniforms
 
 
 def _steps(

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity, Sum
-from lv_core.kernels.base import PART, Kernel, over_event
+from lv_core.kernels.base import PART, Kernel, event_axes, over_event
+from lv_core.kernels.cache import evaluate_state
 from lv_core.random import Source
 
 __all__ = ["Sequence"]
@@ -72,14 +73,13 @@ class Sequence(Kernel):
             target = _select(log_density, names)
             # Each stage sees another target, so cached values of the stage before are stale;
             # its own memory, such as a momentum, lasts.
-            inner = kernel.init(target, state.u)
+            inner = self._entered(kernel, target, state, previous)
             own = {
                 n.removeprefix(f"{i}/"): t for n, t in start.extra.items() if n.startswith(f"{i}/")
             }
             inner = replace(
                 inner,
                 previous=previous,
-                bad=state.bad,
                 step=start.step,
                 extra={**own, **inner.extra},
             )
@@ -97,6 +97,22 @@ class Sequence(Kernel):
             start, u=state.u, previous=previous, bad=state.bad, step=start.step + 1, extra=extra
         )
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
+
+    @staticmethod
+    def _entered(
+        kernel: Kernel, target: LogDensity, state: ChainState, previous: Tensor | None
+    ) -> ChainState:
+        """Returns where a stage starts; chains that the stage before moved out go back."""
+        if not kernel.refuses_bad_starts or previous is None:
+            return replace(kernel.init(target, state.u), bad=state.bad)
+        inner = evaluate_state(target, state.u)
+        assert inner.log_density is not None
+        assert inner.grad is not None
+        axes = event_axes(inner.grad, inner.log_density)
+        finite = torch.isfinite(inner.grad)
+        out = ~(torch.isfinite(inner.log_density) & (finite.all(dim=axes) if axes else finite))
+        bad = out if state.bad is None else out | state.bad
+        return replace(inner, u=torch.where(over_event(out, inner.u), previous, inner.u), bad=bad)
 
 
 def _start_of_round(u: Tensor, state: ChainState) -> Tensor:

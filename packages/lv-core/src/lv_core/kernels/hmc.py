@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo with a fixed number of leapfrog steps."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,16 +14,17 @@ from lv_core.kernels.base import (
     StepSize,
     Temperature,
     check_positive,
-    evaluate_state,
     event_axes,
     over_event,
+    resolve_step_size,
 )
+from lv_core.kernels.cache import cached, checked_start
 from lv_core.kernels.langevin import check_settings
-from lv_core.kernels.leapfrog import dot, drift, kick, resolve_step_size
+from lv_core.kernels.leapfrog import dot, drift, kick
 from lv_core.random import Source, normal, uniform
 from lv_core.schedule import at
 
-__all__ = ["Hmc", "cached", "checked_start"]
+__all__ = ["Hmc"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,8 @@ class Hmc(Kernel):
 
     Jitter breaks up the resonance of trajectories whose length is near the period of a component,
     after which a chain returns to where it came from."""
+
+    refuses_bad_starts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)
@@ -144,36 +148,3 @@ class Hmc(Kernel):
             step=state.step + 1,
             extra={**state.extra, **moved},
         ), info
-
-
-def checked_start(log_density: LogDensity, u: Tensor) -> ChainState:
-    """Returns the state at `u` with value, gradient and parts.
-
-    Raises:
-        ValueError: If a chain starts where the log density or gradient is not finite.
-    """
-    state = evaluate_state(log_density, u)
-    assert state.log_density is not None
-    assert state.grad is not None
-    axes = event_axes(state.grad, state.log_density)
-    ok = torch.isfinite(state.grad)
-    finite = torch.isfinite(state.log_density) & (ok.all(dim=axes) if axes else ok)
-    if not bool(finite.all()):
-        raise ValueError(
-            f"{int((~finite).sum())} of {finite.numel()} chains start at a non-finite log "
-            "density or gradient; start inside the support"
-        )
-    return state
-
-
-def cached(state: ChainState, kernel: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns position, value and gradient of a state.
-
-    Raises:
-        ValueError: If the state holds no value and gradient.
-    """
-    if state.log_density is None or state.grad is None:
-        raise ValueError(
-            f"the state holds no value and gradient: make it by {kernel}.init or {kernel}.refresh"
-        )
-    return state.u, state.log_density, state.grad

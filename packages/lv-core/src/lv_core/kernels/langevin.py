@@ -15,6 +15,7 @@ from lv_core.kernels.base import (
     check_positive,
     event_axes,
     over_event,
+    resolve_step_size,
 )
 from lv_core.random import Source, normal
 from lv_core.schedule import at
@@ -83,7 +84,8 @@ class Langevin(Kernel):
         generator: Source = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step on; see the class for the update."""
-        s, noise_scale = at(self.step_size, state.step), at(self.temperature, state.step) ** 0.5
+        s = resolve_step_size(self.step_size, state.step, state.u)
+        noise_scale = at(self.temperature, state.step) ** 0.5
         drifted, here, mask, info = _drift(log_density, state, s, self.clip)
         if noise_scale > 0:
             eps = normal(drifted, generator)
@@ -122,7 +124,7 @@ class GradientStep(Kernel):
         generator: Source = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step up the gradient; draws nothing."""
-        s = at(self.step_size, state.step)
+        s = resolve_step_size(self.step_size, state.step, state.u)
         drifted, here, mask, info = _drift(log_density, state, s, self.clip)
         return _advance(state, here, drifted, mask, info), info
 
@@ -160,8 +162,7 @@ def _drift(
         clipped = norm > clip
         grad = grad * over_event((clip / norm.clamp(min=1e-30)).clamp(max=1.0), grad)
     if isinstance(step_size, Tensor):
-        # A float64 step size must not turn float32 positions into float64 ones.
-        moved = here + 0.5 * step_size.to(here.dtype).square() * grad
+        moved = here + 0.5 * step_size.square() * grad
     else:
         moved = torch.add(here, grad, alpha=0.5 * step_size**2)
     info = StepInfo(value, norm, bad=bad, clipped=clipped, parts=parts)

@@ -7,17 +7,7 @@ a diagonal mass matrix: with `u = s x` the components of x all move with step on
 import torch
 from torch import Tensor
 
-from lv_core.kernels.base import StepSize
-from lv_core.schedule import at
-
-__all__ = ["dot", "drift", "kick", "resolve_step_size"]
-
-
-def resolve_step_size(step_size: StepSize, step: int, u: Tensor) -> float | Tensor:
-    """Returns the step size of step `step`; a tensor gets the dtype of `u`."""
-    s = at(step_size, step)
-    # A float64 step size must not turn float32 positions into float64 ones.
-    return s.to(u) if isinstance(s, Tensor) else s
+__all__ = ["dot", "drift", "kick"]
 
 
 def kick(p: Tensor, grad: Tensor, step_size: float | Tensor, fraction: float = 0.5) -> Tensor:

@@ -1,6 +1,7 @@
 """The Metropolis-adjusted Langevin algorithm."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from lv_core.kernels.base import (
     StepSize,
     Temperature,
     check_positive,
-    evaluate_state,
     event_axes,
     over_event,
+    resolve_step_size,
 )
+from lv_core.kernels.cache import cached, checked_start
 from lv_core.kernels.langevin import check_settings
 from lv_core.random import Source, normal, uniform
 from lv_core.schedule import at
@@ -47,6 +49,8 @@ class Mala(Kernel):
     temperature: Temperature = 1.0
     """the target is p^(1/temperature)"""
 
+    refuses_bad_starts: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)
         check_positive("temperature", self.temperature)
@@ -57,16 +61,7 @@ class Mala(Kernel):
         Raises:
             ValueError: If a chain starts where the log density or gradient is not finite.
         """
-        state = evaluate_state(log_density, u)
-        assert state.log_density is not None
-        assert state.grad is not None
-        finite = _finite(state.log_density, state.grad)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{int((~finite).sum())} of {finite.numel()} chains start at a non-finite log "
-                "density or gradient; start inside the support"
-            )
-        return state
+        return checked_start(log_density, u)
 
     def step(
         self,
@@ -82,12 +77,9 @@ class Mala(Kernel):
         Raises:
             ValueError: If the state does not come from `init` or `refresh`.
         """
-        if state.log_density is None or state.grad is None:
-            raise ValueError(
-                "the state holds no value and gradient: make it by Mala.init or Mala.refresh"
-            )
-        u, value, grad = state.u, state.log_density, state.grad
-        s, temperature = at(self.step_size, state.step), at(self.temperature, state.step)
+        u, value, grad = cached(state, "Mala")
+        s = resolve_step_size(self.step_size, state.step, u)
+        temperature = at(self.temperature, state.step)
         axes = event_axes(u, value)
         eps = normal(u, generator)
         drift, scale = 0.5 * s**2, temperature**0.5 * s

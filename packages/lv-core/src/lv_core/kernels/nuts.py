@@ -1,6 +1,7 @@
 """The no-U-turn sampler, all chains in one batch."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from lv_core.kernels.base import (
     check_positive,
     event_axes,
     over_event,
+    resolve_step_size,
 )
-from lv_core.kernels.hmc import cached, checked_start
+from lv_core.kernels.cache import cached, checked_start
 from lv_core.kernels.langevin import check_settings
-from lv_core.kernels.leapfrog import dot, resolve_step_size
+from lv_core.kernels.leapfrog import dot
 from lv_core.kernels.trajectory import End, Trajectory, Uniforms, turned
 from lv_core.kernels.tree import Candidate, Tally, straight, uniforms_per_step
 from lv_core.random import Source, normal, uniform
@@ -71,6 +73,8 @@ class Nuts(Kernel):
     """the target is p^(1/temperature)"""
     max_energy_error: float = 1000.0
     """a leapfrog step with a larger error ends the trajectory and counts as divergent"""
+
+    refuses_bad_starts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)

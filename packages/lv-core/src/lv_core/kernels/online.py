@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity
-from lv_core.kernels.base import Kernel, over_event, retuned
-from lv_core.kernels.leapfrog import resolve_step_size
+from lv_core.kernels.base import Kernel, over_event, resolve_step_size, retuned
 from lv_core.kernels.tuner import default_accept
 from lv_core.random import Source
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState
-from lv_core.kernels.annealed import cached
 from lv_core.kernels.base import PART, event_axes, over_event
+from lv_core.kernels.cache import evaluation_of
 from lv_core.random import Draws, Source, normal, uniform
 
 __all__ = ["REPLICA", "ChainsFirst", "packed", "stopped", "swapped", "unpacked"]
@@ -75,7 +75,7 @@ def unpacked(state: ChainState) -> tuple[ChainState, Tensor, dict[str, Tensor]]:
 
 def packed(whole: ChainState, hot: Tensor, rest: dict[str, Tensor]) -> ChainState:
     """Returns the state of the cold chain, with everything else of `whole` in `extra`."""
-    value, grad, parts = cached(whole)
+    value, grad, parts = evaluation_of(whole)
     bad = torch.zeros_like(hot) if whole.bad is None else whole.bad
     split = {"u": whole.u, "log_density": value, "grad": grad, "bad": bad}
     split |= {PART + n: x for n, x in parts.items()}
@@ -97,8 +97,8 @@ def packed(whole: ChainState, hot: Tensor, rest: dict[str, Tensor]) -> ChainStat
 
 def stopped(after: ChainState, before: ChainState) -> ChainState:
     """Returns `after` with non-finite replicas back where they were, marked bad."""
-    value, grad, parts = cached(after)
-    old = cached(before)
+    value, grad, parts = evaluation_of(after)
+    old = evaluation_of(before)
     axes = event_axes(grad, value)
     broken = ~torch.isfinite(value + (grad.sum(dim=axes) if axes else grad))
     mask = over_event(broken, grad)
@@ -127,7 +127,7 @@ def swapped(
         from_above = torch.where(over_event(up, x), x.roll(-1, 0), x)
         return torch.where(over_event(down, x), x.roll(1, 0), from_above)
 
-    value, grad, parts = cached(state)
+    value, grad, parts = evaluation_of(state)
     # What else the inner kernel keeps, such as momenta, has one law at all temperatures.
     state = replace(
         state,

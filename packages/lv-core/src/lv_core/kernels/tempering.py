@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity
-from lv_core.kernels.annealed import Scaled, cached, with_cache
-from lv_core.kernels.base import PART, Kernel, StepSize, check_positive, evaluate_state, retuned
+from lv_core.kernels.annealed import Scaled
+from lv_core.kernels.base import PART, Kernel, StepSize, check_positive, retuned
+from lv_core.kernels.cache import evaluate_state, evaluation_of, with_evaluation
 from lv_core.kernels.replicas import REPLICA, ChainsFirst, packed, stopped, swapped, unpacked
 from lv_core.random import Source
 from lv_core.schedule import at
@@ -136,7 +137,7 @@ class ParallelTempering(Kernel):
         if REPLICA + "u" not in state.extra:
             return super().refresh(log_density, state)
         whole, hot, rest = unpacked(state)
-        fresh = with_cache(whole, cached(evaluate_state(log_density, whole.u)))
+        fresh = with_evaluation(whole, evaluation_of(evaluate_state(log_density, whole.u)))
         return replace(packed(fresh, hot, rest), previous=state.previous)
 
     def check(self, state: ChainState) -> None:
@@ -156,15 +157,15 @@ class ParallelTempering(Kernel):
             ValueError: If the state does not come from `init` or `refresh`.
         """
         whole, hot, rest = unpacked(state)
-        before = cached(whole)
+        before = evaluation_of(whole)
         factor = self._factor(before.value)
         target = Scaled(log_density, factor, whole)
         kernel = retuned(self.kernel, step_size=self._step_size(state.step, whole.u))
         source = ChainsFirst(whole.u, before.value.ndim - 1, generator)
-        inner = with_cache(whole, target.scale(before))
+        inner = with_evaluation(whole, target.scale(before))
         after, info = kernel.step(target, inner, generator=source)
         if after.log_density is None:  # the swaps need values where the kernel left none
-            after = with_cache(after, cached(evaluate_state(log_density, after.u)))
+            after = with_evaluation(after, evaluation_of(evaluate_state(log_density, after.u)))
             after = stopped(after, whole)
             info = info._replace(bad=after.bad)
         else:

@@ -9,8 +9,9 @@ from torch import Tensor
 from lv_core.chains import ChainState, StepInfo
 from lv_core.density import LogDensity
 from lv_core.kernels.base import Kernel, over_event, retuned
+from lv_core.kernels.cache import cached
 from lv_core.kernels.dual_averaging import DualAveraging
-from lv_core.kernels.hmc import Hmc, cached
+from lv_core.kernels.hmc import Hmc
 from lv_core.kernels.mala import Mala
 from lv_core.kernels.nuts import Nuts
 from lv_core.kernels.step_search import search_step_size

@@ -15,10 +15,10 @@ from lv_core.kernels.base import (
     StepSize,
     Temperature,
     check_positive,
-    evaluate_state,
     event_axes,
     over_event,
 )
+from lv_core.kernels.cache import evaluate_state
 from lv_core.kernels.langevin import check_settings
 from lv_core.random import Source, normal
 from lv_core.schedule import at

@@ -64,7 +64,7 @@ class Pack:
                     f"block {name!r} must end in shape {shape}, got {tuple(block.shape)}"
                 )
             batches[name] = tuple(batch)
-            rows.append(block.reshape(*batch, self.lengths[name]))
+            rows.append(block.reshape((*batch, self.lengths[name])))
         if len(set(batches.values())) > 1:
             raise ValueError(f"blocks must have one batch shape before their own, got {batches}")
         return torch.cat(rows, dim=-1)
@@ -81,6 +81,6 @@ class Pack:
             )
         pieces = torch.split(packed, list(self.lengths.values()), dim=-1)
         return {
-            name: piece.reshape(*piece.shape[:-1], *shape)
+            name: piece.reshape((*piece.shape[:-1], *shape))
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }

@@ -43,7 +43,7 @@ def eight_schools(effects, errors) -> None:  # noqa: ANN001 - arrays of JAX
 def scaled_regression(x, y) -> None:  # noqa: ANN001
     """Linear regression with predictors of several scales."""
     intercept = numpyro.sample("intercept", dist.Normal(0, 10))
-    coefficients = numpyro.sample("coefficients", dist.Normal(0, 1000).expand([5]).to_event(1))
+    coefficients = numpyro.sample("coefficients", dist.Normal(0, 10).expand([5]).to_event(1))
     sigma = numpyro.sample("sigma", dist.Exponential(1))
     numpyro.sample("y", dist.Normal(intercept + x @ coefficients, sigma), obs=y)
 

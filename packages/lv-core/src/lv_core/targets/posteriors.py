@@ -62,7 +62,7 @@ class ScaledRegression(nn.Module):
     """Linear regression on five predictors whose scales span four decades; 7 dimensions.
 
     y_i ~ N(intercept + sum_j coefficients_j x_ij, sigma^2),  intercept ~ N(0, 10^2),
-    coefficients_j ~ N(0, 1000^2),  sigma ~ Exponential(1);  u = (intercept, coefficients,
+    coefficients_j ~ N(0, 10^2),  sigma ~ Exponential(1);  u = (intercept, coefficients,
     log sigma)
 
     Predictor j has mean and standard deviation `10^(j-2)`, j = 0 .. 4, so that the posterior
@@ -81,7 +81,7 @@ class ScaledRegression(nn.Module):
         super().__init__()
         scales = torch.tensor([1e-2, 1e-1, 1.0, 1e1, 1e2], dtype=torch.float64)
         x = (1 + _noise(500, seed=1).reshape(100, 5)).round(decimals=3) * scales
-        coefficients = torch.tensor([0.5, -0.5, 1.0, 0.0, -1.0], dtype=torch.float64) / scales
+        coefficients = torch.tensor([2.0, -2.0, 1.0, 0.05, -0.005], dtype=torch.float64)
         y = 1 + x @ coefficients + 0.5 * _noise(100, seed=2)
         self.register_buffer("x", x)
         self.register_buffer("y", y.round(decimals=3))
@@ -94,8 +94,7 @@ class ScaledRegression(nn.Module):
         """Returns the log joint density of data and `u`."""
         intercept, coefficients, sigma = self.named(u).values()
         log_sigma = u[..., -1]
-        prior = _log_normal(intercept, math.log(10)) - sigma
-        prior = prior + _log_normal(coefficients, math.log(1000)).sum(-1)
+        prior = _log_normal(u[..., :-1], math.log(10)).sum(-1) - sigma
         fitted = intercept[..., None] + coefficients @ self.x.to(u).T
         residual = self.y.to(u) - fitted
         return prior + _log_normal(residual, log_sigma[..., None]).sum(-1) + log_sigma

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import in_turns, markdown, matmul_rate
-from lv_core import Langevin, LogDensity
+from lv_core import Compiled, Langevin, LogDensity, PerceptronTarget, set_fast_cpu
 from lv_core.nn.mlp import mlp
 from lv_priors import EnergyPrior
 
@@ -35,6 +35,7 @@ class Target:
         ours: The same as a user of lv writes it.
         jax: The same for one chain, in JAX; None where JAX is missing.
         flops: Operations of the matrix products of one step of one chain; 0 = none.
+        network: The perceptron of an energy-based prior of scale one; None = another target.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Target:
     ours: LogDensity
     jax: Callable | None
     flops: float = 0.0
+    network: nn.Module | None = None
 
 
 def run(*, quick: bool = False) -> str:
@@ -79,6 +81,7 @@ def latent_energy(*, flat: bool = False) -> Target:
         log_density=log_density,
         ours=prior.log_density,
         jax=_jax_latent_energy(network),
+        network=network,
         flops=2 * (dim * hidden + hidden**2 + hidden) + 2 * (hidden**2 + hidden * dim),
     )
 
@@ -113,12 +116,22 @@ def installed(target: Target) -> dict[str, Callable[[Target], Chain]]:
         "naive loop, autograd.grad": naive,
         "lv Langevin": ours,
         "lv Langevin.run, with its trace": lambda t: ours(t, traced=True),
+        "lv Compiled(Langevin)": compiled,
         "naive loop, .backward()": lambda t: naive(t, backward=True),
     }
+    if target.network is not None:
+        found["lv Langevin, PerceptronTarget"] = closed_form
+    if set_fast_cpu().enabled:
+        found["naive loop, fast matmul"] = lambda t: fast(naive(t))
+        if target.network is not None:
+            found["lv Langevin, PerceptronTarget, fast matmul"] = lambda t: fast(closed_form(t))
+    torch.set_float32_matmul_precision("highest")
     if find_spec("torchebm"):
         found["TorchEBM LangevinDynamics"] = torchebm
     if find_spec("blackjax") and target.jax is not None:
         found["BlackJAX sgld, vmap and scan"] = blackjax
+    if find_spec("jax") and target.jax is not None:
+        found["JAX, vmap and scan by hand"] = scan
     return found
 
 
@@ -147,6 +160,31 @@ def ours(target: Target, *, traced: bool = False) -> Chain:
     if traced:
         return lambda u: kernel.run(target.ours, u).state.u
     return lambda u: kernel(target.ours, u)
+
+
+def compiled(target: Target) -> Chain:
+    """Returns our kernel compiled in chunks of ten steps, its noise passed in."""
+    return Compiled(Langevin(steps=STEPS, step_size=target.step_size), target.ours)
+
+
+def closed_form(target: Target) -> Chain:
+    """Returns our kernel with the gradient written out."""
+    kernel = Langevin(steps=STEPS, step_size=target.step_size)
+    assert target.network is not None
+    perceptron = PerceptronTarget(target.network)
+    return lambda u: kernel(perceptron, u)
+
+
+def fast(chain: Chain) -> Chain:
+    """Returns the chain with the faster route of matrix products, as `set_fast_cpu` sets it."""
+
+    def call(u: Tensor) -> Tensor:
+        torch.set_float32_matmul_precision("medium")
+        end = chain(u)
+        torch.set_float32_matmul_precision("highest")
+        return end
+
+    return call
 
 
 def torchebm(target: Target) -> Chain:
@@ -186,6 +224,31 @@ def blackjax(target: Target) -> Chain:
     def call(u: Tensor) -> Tensor:
         start = jnp.asarray(u.numpy())
         end = chain(jax.random.PRNGKey(next(counter)), start).block_until_ready()
+        return torch.from_numpy(jax.device_get(end).copy())
+
+    return call
+
+
+def scan(target: Target) -> Chain:
+    """Returns the loop as one writes it in JAX, compiled whole."""
+    import jax
+    from jax import numpy as jnp
+
+    gradient = jax.vmap(jax.grad(target.jax))
+    s = target.step_size
+
+    @jax.jit
+    def chain(key, u):  # noqa: ANN001, ANN202 - arrays of JAX
+        def step(u, key):  # noqa: ANN001, ANN202
+            return u + 0.5 * s**2 * gradient(u) + s * jax.random.normal(key, u.shape), None
+
+        return jax.lax.scan(step, u, jax.random.split(key, STEPS))[0]
+
+    counter = iter(range(10**9))
+
+    def call(u: Tensor) -> Tensor:
+        key = jax.random.PRNGKey(next(counter))
+        end = chain(key, jnp.asarray(u.numpy())).block_until_ready()
         return torch.from_numpy(jax.device_get(end).copy())
 
     return call

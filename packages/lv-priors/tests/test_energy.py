@@ -211,3 +211,35 @@ def test_a_tilt_may_end_in_an_axis_of_length_one_or_not() -> None:
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="energy_l2 must not be negative"):
         EnergyPrior(Linear(A), 3, energy_l2=-0.1)
+
+
+# The gradient of the tilt in closed form.
+
+
+def test_the_closed_form_gives_the_same_samples() -> None:
+    network = mlp((5, 16, 16, 1)).double()
+    automatic = EnergyPrior(network, 5, scale=0.5).double()
+    written = EnergyPrior(network, 5, scale=0.5, closed_form=True).double()
+    one, two = (prior.sample(64, generator=stream(0)) for prior in (automatic, written))
+    torch.testing.assert_close(one, two)
+    # Wrong control: another reference.
+    wrong = EnergyPrior(network, 5, scale=0.6, closed_form=True).double()
+    assert not torch.allclose(one, wrong.sample(64, generator=stream(0)))
+
+
+def test_the_closed_form_follows_the_learned_parameters() -> None:
+    prior = EnergyPrior(mlp((3, 8, 1)), 3, closed_form=True)
+    before = prior.sample(16, generator=stream(0))
+    prior.loss(torch.randn(16, 3) + 2).loss.backward()
+    torch.optim.SGD(prior.parameters(), lr=1.0).step()
+    after = prior.sample(16, generator=stream(0))
+    plain = EnergyPrior(prior.network, 3).sample(16, generator=stream(0))
+    torch.testing.assert_close(after, plain)
+    assert not torch.allclose(after, before)
+
+
+def test_a_closed_form_needs_a_plain_perceptron() -> None:
+    with pytest.raises(TypeError, match="must be an nn.Sequential"):
+        EnergyPrior(nn.Linear(3, 1), 3, closed_form=True)
+    with pytest.raises(ValueError, match="closed_form needs an unconditional tilt of one vector"):
+        EnergyPrior(mlp((3, 8, 1)), (2, 3), closed_form=True)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from lv_core import Kernel, Langevin, Source, frozen
+from lv_core import Kernel, Langevin, PerceptronTarget, Source, frozen
 from lv_priors.base import Prior, PriorLoss
 
 __all__ = ["BoundEnergyPrior", "EnergyPrior", "contrastive_loss", "match_condition"]
@@ -33,9 +33,13 @@ class EnergyPrior(Prior):
         energy_l2: Weight of mean tilt^2 added to the loss; holds the tilt near 0, whose additive
             constant the data do not identify.
         conditional: Whether the tilt takes a condition.
+        closed_form: Whether `sample` takes the gradient in closed form, see
+            `lv_core.PerceptronTarget`; the tilt must be a perceptron of the latent vector.
 
     Raises:
-        ValueError: If `scale` is not positive or `energy_l2` is negative.
+        TypeError: If `closed_form` and the tilt has a layer without closed form.
+        ValueError: If `scale` is not positive, `energy_l2` is negative, or `closed_form` and the
+            prior is conditional or its event no vector.
 
     Source:
         Pang et al., "Learning Latent Space Energy-Based Prior Model", 2020.
@@ -64,6 +68,7 @@ class EnergyPrior(Prior):
         sampler: Kernel | None = None,
         energy_l2: float = 0.0,
         conditional: bool = False,
+        closed_form: bool = False,
     ) -> None:
         super().__init__(event, start_scale=start_scale)
         if not scale > 0:
@@ -75,6 +80,12 @@ class EnergyPrior(Prior):
         self.sampler = Langevin(steps=60, step_size=0.4) if sampler is None else sampler
         self.energy_l2 = energy_l2
         self.conditional = conditional
+        if closed_form and (conditional or len(self.event_shape) != 1):
+            raise ValueError(
+                "closed_form needs an unconditional tilt of one vector, got event "
+                f"{self.event_shape} and conditional={conditional}"
+            )
+        self._closed_form = PerceptronTarget(tilt, scale=scale) if closed_form else None
 
     def tilt(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Returns the tilt, one value per latent: `(*batch, *event) -> (*batch,)`.
@@ -136,10 +147,9 @@ class EnergyPrior(Prior):
 
     def sample(self, n: int, *, generator: Source = None) -> Tensor:
         """Returns `n` latents by the prior's sampler from fresh starts; leaves gradients alone."""
+        target = self.log_density if self._closed_form is None else self._closed_form
         with frozen(self):
-            return self.sampler(
-                self.log_density, self.init(n, generator=generator), generator=generator
-            )
+            return self.sampler(target, self.init(n, generator=generator), generator=generator)
 
     def loss(
         self, u_posterior: Tensor, u_prior: Tensor | None = None, *, generator: Source = None

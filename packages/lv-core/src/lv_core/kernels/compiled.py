@@ -151,7 +151,8 @@ class Compiled:
         return replace(
             state,
             bad=none if state.bad is None else state.bad,
-            previous=u if state.previous is None else state.previous,
+            # Not u itself: a graph for two names of one tensor is another one.
+            previous=u.clone() if state.previous is None else state.previous,
         )
 
 
@@ -173,7 +174,8 @@ def _drawn(
     normals, uniforms = [], []
     for kind, shape in order:
         if kind == "normal":
-            normals.append(normal(u.new_empty(shape), generator))
+            buffer = u.new_empty(shape)
+            normals.append(normal(buffer, generator, out=buffer))
         else:
             uniforms.append(uniform(shape, u, generator))
     return normals, uniforms

@@ -188,6 +188,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build/html; a warning is an error."""
+    names = ["lv-core", "lv-priors"]
+    session.install(*CONSTRAINTS, *editable(names), "-r", "requirements/docs.txt")
+    words = session.posargs or ["-W", "--keep-going", "-n"]
+    session.run("sphinx-build", *words, "docs", "docs/_build/html", env=ENVIRONMENT)
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build sdist and wheel of each package into dist/ and check what they hold."""
     session.install(*CONSTRAINTS, "build", "twine")

@@ -1,5 +1,7 @@
-"""Every python block of every README runs as it stands, and commands name what exists."""
+"""Every python block of READMEs and documentation runs and prints what the text shows."""
 
+import contextlib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -9,10 +11,22 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PATTERNS = ["*.md", "packages/*/*.md", "apps/*.md", "apps/*/*.md", "benchmarks/*.md", "data/*.md"]
+PATTERNS = [
+    *("*.md", "packages/*/*.md", "apps/*.md", "apps/*/*.md", "benchmarks/*.md", "data/*.md"),
+    *("docs/*.md", "docs/guide/*.md"),
+]
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for pattern in PATTERNS for path in ROOT.glob(pattern)
 )
+
+
+SHOWING = ("docs/", "packages/lv-core/", "packages/lv-priors/")
+"""Documents that show all that their blocks print."""
+# A python block, and the block of text right behind it, which shows what it prints.
+SHOWN = re.compile(
+    r"^```python\n.*?^```(?:\n\n```text\n(?P<shown>.*?)^```)?", flags=re.MULTILINE | re.DOTALL
+)
+NUMBER = re.compile(r"(?<![A-Za-z_])-?\d+(?:\.\d+)?")
 
 
 def blocks(text: str, language: str = "python") -> Iterator[tuple[int, str]]:
@@ -21,16 +35,43 @@ def blocks(text: str, language: str = "python") -> Iterator[tuple[int, str]]:
         yield text[: match.start(1)].count("\n") + 1, match.group(1)
 
 
-def run_blocks(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs the blocks of one document in order, sharing one namespace; returns their number."""
+def run_blocks(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the blocks of one document in order, sharing one namespace; returns what each prints.
+
+    Fails where a block is followed by a block of text that shows another output.
+    """
     module = ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", module)
-    count = 0
+    outputs = []
     for line, source in blocks(text):
-        # Blank lines in front make tracebacks point at the line in the document.
-        exec(compile("\n" * (line - 1) + source, name, "exec"), module.__dict__)
-        count += 1
-    return count
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            # Blank lines in front make tracebacks point at the line in the document.
+            exec(compile("\n" * (line - 1) + source, name, "exec"), module.__dict__)
+        outputs.append(output.getvalue())
+    shown = [match["shown"] for match in SHOWN.finditer(text)]
+    assert len(shown) == len(outputs)
+    pairs = zip(outputs, shown, strict=True)
+    assert [d for was, said in pairs if said is not None for d in differences(was, said)] == []
+    return outputs
+
+
+def differences(printed: str, shown: str) -> list[str]:
+    """Returns what differs: words must agree, numbers to a tenth and a few of the last digits.
+
+    Chains take other turns on other processors and with other versions of libraries, so that
+    estimates move by their standard errors; words, layout and sizes do not.
+    """
+    words = [" ".join(NUMBER.sub("#", text).split()) for text in (printed, shown)]
+    if words[0] != words[1]:
+        return [f"printed {printed!r}, shown {shown!r}"]
+    wrong = []
+    for was, said in zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True):
+        decimals = len(said.partition(".")[2])
+        allowed = 0.1 * abs(float(said)) + (5 * 10.0**-decimals if decimals else 0.0)
+        if abs(float(was) - float(said)) > allowed:
+            wrong.append(f"printed {was}, shown {said}")
+    return wrong
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -38,7 +79,11 @@ def test_every_block_runs(
     root: Path, document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run_blocks((root / document).read_text(encoding="utf-8"), document, monkeypatch)
+    text = (root / document).read_text(encoding="utf-8")
+    outputs = run_blocks(text, document, monkeypatch)
+    if document.startswith(SHOWING):
+        shown = [match["shown"] for match in SHOWN.finditer(text)]
+        assert [bool(output) for output in outputs] == [bool(said) for said in shown]
 
 
 @pytest.mark.parametrize(
@@ -48,14 +93,12 @@ def test_first_example_of_a_package_prints_something(
     readme: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = readme.read_text(encoding="utf-8")
     first = next((source for _, source in blocks(text)), None)
     assert first is not None, f"{readme} holds no python block"
-    run_blocks(f"```python\n{first}```", str(readme), monkeypatch)
-    assert capsys.readouterr().out.strip()
+    assert run_blocks(f"```python\n{first}```", str(readme), monkeypatch)[0].strip()
 
 
 def test_a_failing_block_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +110,28 @@ def test_a_failing_block_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_blocks_share_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "```python\nx = 1\n```\n```text\nnot python\n```\n```python\nassert x == 1\n```\n"
-    assert run_blocks(text, "t.md", monkeypatch) == 2
+    assert run_blocks(text, "t.md", monkeypatch) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("printed", "wrong"),
+    [
+        ("mean 1.02 of 400 words", 0),
+        ("mean 1.20 of 400 words", 1),
+        ("mean 1.02 of 500 words", 1),
+        ("mean 1.02 of 400 lines", 1),
+        ("mean -1.02 of 400 words", 1),
+        ("", 1),
+    ],
+)
+def test_other_numbers_and_other_words_are_noticed(
+    printed: str, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(differences(printed, "mean 1.00 of 400 words")) == wrong
+    text = f"```python\nprint({printed!r})\n```\n\n```text\nmean 1.00 of 400 words\n```\n"
+    expected = pytest.raises(AssertionError) if wrong else contextlib.nullcontext()
+    with expected:
+        run_blocks(text, "t.md", monkeypatch)
 
 
 def test_documents_name_sessions_and_apps_that_exist(root: Path, noxfile: ModuleType) -> None:

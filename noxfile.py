@@ -189,11 +189,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Build the documentation into docs/_build/html; a warning is an error."""
+    """Build the documentation into build/docs; a warning is an error."""
     names = ["lv-core", "lv-priors"]
     session.install(*CONSTRAINTS, *editable(names), "-r", "requirements/docs.txt")
     words = session.posargs or ["-W", "--keep-going", "-n"]
-    session.run("sphinx-build", *words, "docs", "docs/_build/html", env=ENVIRONMENT)
+    session.run("sphinx-build", *words, "docs", "build/docs", env=ENVIRONMENT)
 
 
 @nox.session(default=False)

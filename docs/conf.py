@@ -1,4 +1,4 @@
-"""Settings of the documentation: `nox -s docs`, or `sphinx-build -W docs docs/_build`."""
+"""Settings of the documentation: `nox -s docs`, or `sphinx-build -W docs build/docs`."""
 
 import inspect
 import re
@@ -26,9 +26,17 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
 # Single backquotes in docstrings are code.
 default_role = "code"
+
+# Names that this site does not describe: of other libraries (their inventories would need a
+# network), and internal ones that types of public names mention.
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!lv_(core|priors)\.).*"),
+    ("py:.*", r"lv_core\.schedule\._Ramp"),
+    ("py:.*", r"lv_core\.(rows|variational\.(state|settings)|evidence\.(sandwich|joint))\..*"),
+    ("py:.*", r"lv_core\.kernels\.(welford|dual_averaging|tempering)\..*"),
+]
 
 html_theme = "furo"
 html_title = f"lv {release}"
@@ -79,6 +87,9 @@ def _docstring(
     app: object, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     lines[:] = to_rest(lines)
+    if what == "attribute" and lines and ": " in lines[0]:
+        # Napoleon takes what stands before a colon in the first line for a type.
+        lines[:1] = [part.strip() for part in re.split(r"(?<=:) ", lines[0], maxsplit=1)]
 
 
 def _skip(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool:

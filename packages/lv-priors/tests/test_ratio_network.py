@@ -116,13 +116,27 @@ def test_polynomial_is_orthonormal_under_the_whitened_normal() -> None:
     torch.testing.assert_close(gram, torch.eye(6).double(), atol=0.1, rtol=0)
 
 
-def test_reach_bounds_the_perceptron_far_away_and_none_does_not() -> None:
+def test_reach_ends_the_perceptron_far_away_and_none_does_not() -> None:
     far = 1e4 * X / X.norm(dim=-1, keepdim=True)
     bounded, free = network(skip="none"), network(skip="none", reach=None)
-    assert bounded.every(far).abs().max() < 100
-    assert free.every(far).abs().max() > 1000
-    near = X[X.norm(dim=-1) < math.sqrt(2) + 3.0]
+    constant = bounded.constant[:, None]
+    assert (bounded.every(far) - constant).abs().max() < 1e-4  # fades as 1 / distance^2
+    assert (free.every(far) - constant).abs().max() > 1000
+    near = X[X.norm(dim=-1) < math.sqrt(2) + 2.0]
     torch.testing.assert_close(bounded.every(near), free.every(near))
+
+
+@pytest.mark.parametrize("skip", ["gaussian", "quadratic", "none"])
+def test_gain_scales_the_perceptron_alone(skip) -> None:
+    net = network(skip=skip)
+    net.set_moments(path())
+    fixed, perceptron = net.parts(X.expand(3, -1, -1), torch.arange(3))
+    assert fixed.shape == perceptron.shape == (3, 50)
+    net.gain.copy_(torch.tensor([1.0, 0.0, 0.5]))
+    f = net.every(X)
+    torch.testing.assert_close(f[0], fixed[0] + perceptron[0])
+    torch.testing.assert_close(f[1], fixed[1])
+    torch.testing.assert_close(f[2], fixed[2] + 0.5 * perceptron[2])
 
 
 def test_gradient_at_the_center_is_finite() -> None:

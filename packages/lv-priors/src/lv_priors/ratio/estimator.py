@@ -36,8 +36,9 @@ class RatioEstimator:
     classifier (K = 1, M = 1) saturates when the sets hardly overlap.
 
     By default each stage adds to its perceptron the log ratio of normals with the waymarks'
-    moments. Between normal samples this part alone is the maximum-likelihood estimate; without
-    it (`StageSettings(skip="none")`) a perceptron errs by many nats where one set has no samples.
+    moments, and scales the perceptron by a held-out factor in [0, 1]. Between normal samples the
+    first part alone is the maximum-likelihood estimate and the factor is near 0; without it
+    (`StageSettings(skip="none")`) a perceptron errs by many nats where one set has no samples.
     `skip="quadratic"` learns a second-order polynomial instead. Whatever the method, samples bound
     what can be known far from them: n samples of a normal q determine log q at a whitened distance
     rho only to about `rho^2 / sqrt(2 n)` nats.
@@ -107,8 +108,8 @@ class RatioEstimator:
         *,
         steps: int = 2000,
         batch_size: int = 256,
-        lr: float = 1e-3,
-        average: float = 0.995,
+        lr: float = 2e-3,
+        average: float = 0.999,
         clip: float = 100.0,
         holdout: float = 0.1,
         monitor_every: int = 100,
@@ -129,7 +130,8 @@ class RatioEstimator:
             batch_size: Pairs of samples in an update; each visits all stages.
             lr: Rate at the start; the polynomial of `skip="quadratic"`, whose terms are
                 orthonormal, learns ten times as fast.
-            average: Decay of the moving average of the weights.
+            average: Largest decay of the moving average of the weights, whose memory is at most
+                a fifth of the steps done.
             clip: Largest norm of the gradient.
             holdout: Share of the samples kept for monitoring, in (0, 1).
             monitor_every: Steps between records.

@@ -39,9 +39,10 @@ class StageSettings:
     the waymarks' moments, fixed, so that the perceptron learns only what is not normal and the
     ratio keeps a proper tail where there are no samples; "quadratic": a second-order polynomial
     that is learned; "none": nothing"""
-    reach: float | None = 3.0
-    """the perceptron sees a whitened point of norm beyond sqrt(D) + reach as if it lay on that
-    sphere, so that it is bounded far from its samples; None lets it extrapolate"""
+    reach: float | None = 2.0
+    """the perceptron sees a whitened point of norm rho beyond R = sqrt(D) + reach as if it lay on
+    that sphere, and its output fades as (R / rho)^2: far from the samples of a stage, where those
+    of other stages lie, what remains is the skip connection. None lets it extrapolate"""
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.embedding) < 1:
@@ -61,10 +62,11 @@ class StageSettings:
 
 
 class StageNetwork(nn.Module):
-    """Log ratios of all stages: `f_k(x[, y]) = skip_k(x) + mlp(whiten_k(x), k[, y])`.
+    """Log ratios of all stages: `f_k(x[, y]) = skip_k(x) + gain_k mlp(whiten_k(x), k[, y])`.
 
     All stages in a call go through the trunk in one pass. The perceptron and the learned
-    polynomial start at 0, so learning starts at chance or at the skip connection.
+    polynomial start at 0, so learning starts at chance or at the skip connection. The gain, 1
+    unless `RatioEstimator` sets it, is no parameter.
 
     Arguments:
         dim: Length D of a point.
@@ -81,6 +83,7 @@ class StageNetwork(nn.Module):
         Diffusion-Amortized MCMC", 2023. The moment-matched skip connection is ours.
     """
 
+    gain: Tensor
     mean: Tensor
     whiten: Tensor
     half_log_det: Tensor
@@ -117,6 +120,7 @@ class StageNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(stages + 1, dim))
         self.register_buffer("whiten", eye.repeat(stages + 1, 1, 1))
         self.register_buffer("half_log_det", torch.zeros(stages + 1))
+        self.register_buffer("gain", torch.ones(stages))
         self.register_buffer("middle", torch.zeros(stages, dim))
         self.register_buffer("middle_whiten", eye.repeat(stages, 1, 1))
 
@@ -180,25 +184,38 @@ class StageNetwork(nn.Module):
             stage: Which stage each slice belongs to.
             condition: y, shape `(n, C)`, the same for all stages, or `(S, n, C)`.
         """
+        fixed, perceptron = self.parts(x, stage, condition)
+        return fixed + self.gain[stage][:, None] * perceptron
+
+    def parts(
+        self,
+        x: Float[Tensor, "S n D"],
+        stage: Int[Tensor, " S"],
+        condition: Float[Tensor, "..."] | None = None,
+    ) -> tuple[Float[Tensor, "S n"], Float[Tensor, "S n"]]:
+        """Returns skip connection and constant, and the perceptron without its gain."""
         white = _whitened(x, self.middle[stage], self.middle_whiten[stage])
-        seen = white
+        seen, shrink = white, None
         if self.settings.reach is not None:
             norm = torch.linalg.vector_norm(white, dim=-1, keepdim=True)
             radius = math.sqrt(self.dim) + self.settings.reach
-            seen = white * (radius / norm.clamp(min=radius))
+            shrink = radius / norm.clamp(min=radius)
+            seen = white * shrink
         if condition is not None:
             seen = torch.cat((seen, condition.expand(*x.shape[:2], -1)), dim=-1)
         hidden = self.input(seen) + self.stage(self.embedding(stage))[:, None]
         for layer in self.hidden:
             hidden = layer(self.activation(hidden))
         head = self.head[stage] if len(self.head) > 1 else self.head.expand(len(stage), -1)
-        f = torch.einsum("snw,sw->sn", self.activation(hidden), head)
-        f = f + self.constant[stage][:, None]
+        perceptron = torch.einsum("snw,sw->sn", self.activation(hidden), head)
+        if shrink is not None:
+            perceptron = perceptron * shrink.squeeze(-1).square()
+        f = self.constant[stage][:, None].expand_as(perceptron)
         if self.polynomial is not None:
             f = f + torch.einsum("snf,sf->sn", _polynomial(white), self.polynomial[stage])
         if self.settings.skip == "gaussian":
             f = f + self._log_normal(x, stage) - self._log_normal(x, stage + 1)
-        return f
+        return f, perceptron
 
     def every(
         self, x: Float[Tensor, "n D"], condition: Tensor | None = None, *, first: int = 0

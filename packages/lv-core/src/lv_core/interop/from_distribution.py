@@ -89,16 +89,15 @@ def from_distribution(distribution: Distribution) -> DistributionTarget:
     return DistributionTarget(distribution)
 
 
-def _support(distribution: Distribution) -> Constraint:
+def _support(distribution: Distribution) -> Constraint | None:
     """Returns the support; of a mixture that of its components, if it is one for all."""
     if isinstance(distribution, MixtureSameFamily):
-        inner: Constraint = distribution.component_distribution.support
+        inner = distribution.component_distribution.support
         bounds = (value for value in vars(inner).values() if isinstance(value, Tensor))
         # Bounds of each component, as of a mixture of uniforms, leave no one map.
         if all(bound.numel() == 1 for bound in bounds):
             return inner
-    support: Constraint = distribution.support
-    return support
+    return distribution.support
 
 
 def _unvalidated(distribution: Distribution) -> Distribution:

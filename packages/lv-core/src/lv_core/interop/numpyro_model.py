@@ -45,7 +45,11 @@ def from_numpyro(
     jax, util = load_jax(), _load()
     # The key serves a first look at the model alone; starts are drawn by `init`.
     found = util.initialize_model(
-        jax.random.PRNGKey(0), model, model_args=args, model_kwargs=kwargs
+        jax.random.PRNGKey(0),
+        model,
+        model_args=args,
+        model_kwargs=kwargs,
+        validate_grad=False,  # `init` looks at gradients, compiled
     )
     free = found.param_info.z
     if not free:

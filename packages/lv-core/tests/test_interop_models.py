@@ -159,6 +159,7 @@ def test_pyro_model_sampled_here_reaches_the_reference(pyro_schools) -> None:
     assert misses(pyro_schools, draws_from(pyro_schools, pyro_schools.init, steps=120)) == []
 
 
+@pytest.mark.slow
 def test_the_check_notices_another_prior(numpyro_schools) -> None:
     # mu ~ N(0, 3^2) in place of N(0, 5^2)
     narrower = Sum({"x": numpyro_schools, "prior": lambda u: -(1 / 18 - 1 / 50) * u[..., 0] ** 2})
@@ -307,6 +308,7 @@ def test_jax_sees_our_target(jax) -> None:
         potential({"mu": 0.0})
 
 
+@pytest.mark.slow
 def test_chains_of_numpyro_call_our_target_once_for_all(jax, numpyro) -> None:
     sizes = []
 
@@ -317,7 +319,11 @@ def test_chains_of_numpyro_call_our_target_once_for_all(jax, numpyro) -> None:
     potential = to_jax_potential(density, {"a": (), "b": (1,)})
     # Few calls, as each of them goes to and fro between threads.
     kernel = numpyro.infer.HMC(
-        potential_fn=potential, num_steps=3, step_size=0.4, adapt_step_size=False
+        potential_fn=potential,
+        trajectory_length=1.2,
+        step_size=0.4,
+        adapt_step_size=False,
+        adapt_mass_matrix=False,
     )
     mcmc = numpyro.infer.MCMC(
         kernel,

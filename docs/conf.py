@@ -35,17 +35,19 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!lv_(core|priors)\.).*"),
     ("py:.*", r"lv_core\.schedule\._Ramp"),
     ("py:.*", r"lv_core\.(rows|variational\.(state|settings)|evidence\.(sandwich|joint))\..*"),
+    ("py:.*", r"lv_core\.interop\..*Target"),
     ("py:.*", r"lv_core\.kernels\.(welford|dual_averaging|tempering)\..*"),
 ]
 
 html_theme = "furo"
 html_title = f"lv {release}"
 html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 maximum_signature_line_length = 80
 python_display_short_literal_types = True
 napoleon_google_docstring = True
@@ -93,8 +95,9 @@ def _docstring(
 
 
 def _skip(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool:
-    """Leaves out what is inherited from elsewhere and has no documentation of its own."""
-    return skip or (inspect.ismodule(obj) and not obj.__doc__)
+    """Leaves out fields of named tuples that the class describes itself, and hooks of torch."""
+    unnamed = (inspect.getdoc(obj) or "").startswith("Alias for field number")
+    return skip or unnamed or name == "extra_repr"
 
 
 def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx's application

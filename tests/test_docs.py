@@ -1,11 +1,13 @@
 """The pages of the documentation hang together; test_readmes.py runs their blocks."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
@@ -33,6 +35,16 @@ def test_every_figure_is_shown_and_drawn() -> None:
     """Figures come from the script, but for the one that a README draws itself."""
     text = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
     script = (DOCS / "figures.py").read_text(encoding="utf-8")
-    for figure in (DOCS / "_static").iterdir():
+    figures = [path for path in (DOCS / "_static").iterdir() if path.suffix in (".png", ".svg")]
+    assert figures
+    for figure in figures:
         assert f"_static/{figure.name})" in text
         assert figure.name in script or figure.name == "energy-prior.png"
+
+
+@pytest.mark.parametrize("package", ["lv-core", "lv-priors"])
+def test_readme_names_everything_that_is_public(package: str) -> None:
+    names = set(import_module(package.replace("-", "_")).__all__)
+    text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## What there is")[2]
+    assert sorted(names - set(re.findall(r"`(\w+)", table))) == []

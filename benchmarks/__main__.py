@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import machine
 
-NAMES = ("langevin", "sgds", "oracle")
+NAMES = ("langevin", "nuts", "memory", "sgds", "oracle")
 README = Path(__file__).with_name("README.md")
 
 

@@ -341,6 +341,20 @@ def test_chains_on_a_simplex_reach_its_moments() -> None:
     assert ((torch.tensor([1.0, 2.0, 4.0]) / 7 - concentration / 10).abs() > 10 * error).any()
 
 
+def test_distributions_without_parameters_start_in_the_default_dtype() -> None:
+    class Standard(D.Distribution):
+        arg_constraints: dict = {}  # noqa: RUF012
+        support = D.constraints.real
+
+        def log_prob(self, value):
+            return -0.5 * value.square()
+
+    u = from_distribution(Standard()).init(3)
+    assert (u.shape, u.dtype) == ((3,), torch.float32)
+    doubles = D.Independent(D.Normal(torch.zeros(2).double(), 1.0), 1)
+    assert from_distribution(doubles).init(3).dtype == torch.float64
+
+
 def test_supports_without_a_map_are_refused() -> None:
     bounds = D.Uniform(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0]))
     uneven = D.MixtureSameFamily(D.Categorical(torch.ones(2)), bounds)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from copy import copy
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ def real_support(event_ndim: int) -> Constraint:
     return real
 
 
+@runtime_checkable
 class Draw(Protocol):
     """Draws points: what a distribution samples by, or where its chains start."""
 
@@ -102,6 +103,12 @@ class DensityDistribution(Distribution):
         rows = value.expand(shape).reshape((math.prod(samples), *item))
         found = self._log_density(rows)
         check_batch_shape(found, rows)
+        expected = (math.prod(samples), *self._items)
+        if tuple(found.shape) != expected:
+            raise ValueError(
+                f"the log density must return one value per event, shape {expected}, got "
+                f"{tuple(found.shape)}"
+            )
         return found.reshape(samples + self._items)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -194,7 +201,7 @@ def to_torch_distribution(
         event_shape: Shape of one event.
         batch_shape: Shape of the items, each with a target of its own.
         init: Draws starts, `(n, *batch, *event)`, as `prior.init` does; None = standard normal in
-            torch's default dtype.
+            torch's default dtype, on its default device.
         log_normalizer: log of the integral of exp(log_density), or an estimate of it, such as
             `ais(base, log_density).log_z`; None = unknown, `log_prob` then refuses.
         support: None = all real numbers.

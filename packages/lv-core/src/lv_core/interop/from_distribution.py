@@ -93,10 +93,12 @@ def _support(distribution: Distribution) -> Constraint | None:
     """Returns the support; of a mixture that of its components, if it is one for all."""
     if isinstance(distribution, MixtureSameFamily):
         inner = distribution.component_distribution.support
+        while hasattr(inner, "base_constraint"):
+            inner = inner.base_constraint
         bounds = (value for value in vars(inner).values() if isinstance(value, Tensor))
         # Bounds of each component, as of a mixture of uniforms, leave no one map.
         if all(bound.numel() == 1 for bound in bounds):
-            return inner
+            return distribution.component_distribution.support
     return distribution.support
 
 

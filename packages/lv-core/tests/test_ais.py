@@ -1,7 +1,7 @@
 """Annealed importance sampling against targets whose normaliser is known."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from lv_core.evidence import (
     temperatures,
     tune_path,
 )
-from lv_core.evidence.path import Path
+from lv_core.evidence.path import Path, base_density
 from lv_core.kernels import Kernel
 from lv_core.targets import Gaussian, LinearGaussian
 from lv_core.variational import DiagonalGaussian
@@ -108,6 +108,19 @@ def test_without_the_metropolis_rule_the_mean_weight_is_wrong() -> None:
     assert abs(off(exact.log_weights, log_z)) < 4
     assert abs(off(plain.log_weights, log_z)) > 8
     assert plain.accept is None
+    # No bound either way, and it says so.
+    assert exact.log_z.bound == "lower"
+    assert plain.log_z.bound == "none"
+
+
+def test_without_the_metropolis_rule_there_is_no_bound_in_either_direction() -> None:
+    target, _, exact = TARGETS["quadratic"]
+    u = exact.sample(10, generator=stream(0, "no rule"))
+    settings = {"betas": 5, "generator": stream(0, "no rule")}
+    both = bidirectional(BASE, target, u, kernel=Langevin(steps=2, step_size=0.8), **settings)
+    assert (both.forward.log_z.bound, both.reverse.log_z.bound) == ("none", "none")
+    ruled = bidirectional(BASE, target, u, kernel=KERNEL, **settings)
+    assert (ruled.forward.log_z.bound, ruled.reverse.log_z.bound) == ("lower", "upper")
 
 
 def annealed(target, *, betas: int, chains: int, late: bool) -> Tensor:
@@ -154,6 +167,9 @@ def test_one_temperature_is_plain_importance_sampling() -> None:
     assert_close(result.log_weights, u @ TILT)
     assert_close(result.log_z.mean, log_mean_exp(u @ TILT, bound="lower").mean)
     assert result.accept is None
+    # No kernel was needed, so any will do for the bound.
+    plain = ais(BASE, linear, kernel=Langevin(steps=1, step_size=0.8), betas=1, chains=50)
+    assert result.log_z.bound == plain.log_z.bound == "lower"
 
 
 def test_more_temperatures_give_steadier_weights() -> None:
@@ -317,6 +333,29 @@ def test_a_kernel_takes_all_its_steps_at_each_temperature() -> None:
         assert len(calls) == 1 + 9 * (2 + steps)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recording(Mala):
+    """Mala that keeps what it reported."""
+
+    seen: list[Tensor]
+
+    def step(self, log_density, state, *, generator=None):
+        state, info = super().step(log_density, state, generator=generator)
+        self.seen.append(info.accept)
+        return state, info
+
+
+def test_the_acceptance_is_the_mean_over_all_steps_of_a_temperature() -> None:
+    kernel = Recording(steps=3, step_size=1.2, seen=[])
+    result = ais(
+        BASE, linear, kernel=kernel, betas=4, chains=20, generator=stream(0, "acceptance")
+    )
+    steps = torch.stack(kernel.seen).reshape(3, 3, 20)
+    assert_close(result.accept, steps.mean(dim=(1, 2)))
+    # Wrong control: the last of the three steps alone.
+    assert (result.accept - steps[:, -1].mean(-1)).abs().max() > 1e-3
+
+
 def test_a_schedule_follows_the_temperature_in_both_directions() -> None:
     seen = []
 
@@ -395,6 +434,33 @@ def test_a_base_may_name_its_density_in_three_ways() -> None:
     assert_close(called.log_weights, method.log_weights)
 
 
+def test_a_base_with_several_densities_is_asked_for_log_prob_first() -> None:
+    class Base:
+        def sample(self, n: int, /, *, generator=None) -> Tensor:
+            return torch.zeros(n, 3)
+
+        def __call__(self, u: Tensor) -> Tensor:
+            return 1.0 + 0.0 * u.sum(-1)
+
+    class WithLogDensity(Base):
+        def log_density(self, u: Tensor) -> Tensor:
+            return 2.0 + 0.0 * u.sum(-1)
+
+    class WithLogProb(WithLogDensity):
+        def log_prob(self, u: Tensor) -> Tensor:
+            return 3.0 + 0.0 * u.sum(-1)
+
+    class WithAnAttribute(Base):
+        log_prob = None  # no method, hence passed over
+
+    u = torch.ones(2, 3)
+    found = [
+        base_density(base)(u)[0].item()
+        for base in (Base(), WithLogDensity(), WithLogProb(), WithAnAttribute())
+    ]
+    assert found == [1.0, 2.0, 3.0, 1.0]
+
+
 def test_temperatures_rise_from_nought_to_one() -> None:
     beta = torch.tensor(temperatures(50))
     assert beta[0] == 0
@@ -445,6 +511,8 @@ def test_refuses_a_base_without_a_density() -> None:
 
     with pytest.raises(TypeError, match="base must have a method log_prob or log_density"):
         ais(Draws(), linear, kernel=KERNEL)
+    with pytest.raises(TypeError, match="be callable, got Draws"):
+        base_density(Draws())
 
 
 def test_takes_any_kernel() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lv_core.chains import ChainState
 from lv_core.density import LogDensity
-from lv_core.evidence.estimate import LogEstimate, log_mean_exp
+from lv_core.evidence.estimate import Bound, LogEstimate, log_mean_exp
 from lv_core.evidence.path import Base, Path, draw_base, temperatures
 from lv_core.evidence.tune import tune_path
 from lv_core.kernels.base import Kernel
@@ -22,14 +22,15 @@ class AisResult:
 
     Arguments:
         log_z: Estimate per item, shape `(*batch,)`: a lower bound in expectation forward, an
-            upper bound in reverse.
+            upper bound in reverse; no bound (`bound` is "none") where the kernel reports no
+            acceptance, since an unadjusted kernel leaves other densities invariant.
         log_weights: Log weight of each chain, shape `(chains, *batch)`. Forward their mean lies
             below log Z and the mean of `exp(w)` is Z; in reverse the mean lies above and the mean
             of `exp(-w)` is 1 / Z.
         u: Last positions, shape `(chains, *batch, *event)`; forward, together with the weights,
             draws from the target.
-        accept: Mean acceptance at each temperature, in the order visited, shape `(n - 1,)`; None
-            where the kernel accepts everything.
+        accept: Mean acceptance at each temperature, over chains and steps, in the order visited,
+            shape `(n - 1,)`; None where the kernel reports none.
     """
 
     log_z: LogEstimate
@@ -56,8 +57,9 @@ def ais(
     of each item.
 
     `E[exp(w)] = Z` holds for any kernel that leaves each density of the path invariant, mixing or
-    not; an unadjusted kernel does not. By Jensen's inequality log Z is underestimated, so that
-    the normalised log likelihoods of an energy-based model come out too high: see `bidirectional`.
+    not; an unadjusted kernel does not, and its estimate is labelled as no bound. By Jensen's
+    inequality log Z is underestimated, so that the normalised log likelihoods of an energy-based
+    model come out too high: see `bidirectional`.
 
     Arguments:
         base: Normalised start of the path; with an unnormalised one log Z is relative to its own.
@@ -96,7 +98,7 @@ def ais(
         accepts.append(accept)
         with torch.no_grad():
             weights = weights + (beta[k + 1] - beta[k]) * path.tilt(state.u)
-    estimate = log_mean_exp(weights, bound="lower")
+    estimate = log_mean_exp(weights, bound=_label("lower", accepts))
     return AisResult(log_z=estimate, log_weights=weights, u=state.u, accept=_means(accepts))
 
 
@@ -141,13 +143,19 @@ def ais_reverse(
         accepts.append(accept)
         with torch.no_grad():
             weights = weights + (beta[k] - beta[k - 1]) * path.tilt(state.u)
-    inverse = log_mean_exp(-weights, bound="upper")
+    inverse = log_mean_exp(-weights, bound=_label("upper", accepts))
     return AisResult(
         log_z=replace(inverse, mean=-inverse.mean),
         log_weights=weights,
         u=state.u,
         accept=_means(accepts),
     )
+
+
+def _label(bound: Bound, accepts: list[Tensor | None]) -> Bound:
+    # Without a Metropolis rule the kernel has a stationary density of its own, and the weights
+    # are biased either way. A path without visits is plain importance sampling.
+    return "none" if any(accept is None for accept in accepts) else bound
 
 
 def _means(accepts: list[Tensor | None]) -> Tensor | None:

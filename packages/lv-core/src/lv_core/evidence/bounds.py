@@ -1,9 +1,11 @@
 """Bounds on the log evidence log p(x) from samples of a proposal.
 
 All draw noise of their own, never that of a fit, and run without gradients; the objective that
-trains an encoder is `lv_core.variational.elbo_terms`.
+trains an encoder is `lv_core.variational.elbo_terms`. With an unnormalised prior none of them is a
+bound on the evidence, only up to the prior's log normaliser, and a `Joint` that knows says so.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -47,23 +49,26 @@ def elbo(
     leaves less noise.
 
     Arguments:
-        target: `log p(x, z)`, `(*samples, *batch, *event) -> (*samples, *batch)`, or a `Joint`.
+        target: `log p(x, z)`, `(*samples, *batch, *event) -> (*samples, *batch)`, or a `Joint`. A
+            function is taken as normalised; a `Joint` knows by `Joint.normalized`.
         q: The proposal, one distribution per item.
         samples: Draws per item, at least 1; with 1 there is no standard error.
         generator: Source of randomness; the noise is never that which a fit drew from it.
         chunk: Samples evaluated at a time, which bounds memory; None = all. With 1 the target
-            sees `(*batch, *event)` without a samples axis. The numbers do not depend on it.
+            sees `(*batch, *event)` without a samples axis. The numbers do not depend on it
+            with a proposal that draws sample by sample, as `DiagonalGaussian` does.
 
     Returns:
-        The estimate, a lower bound in expectation; `ess` is that of the importance weights,
-        which tells how near q is to the posterior.
+        The estimate, a lower bound in expectation where the prior is normalised ("none"
+        otherwise); `ess` is that of the importance weights, which tells how near q is to the
+        posterior.
 
     Raises:
         ValueError: If `samples` or `chunk` is not positive.
     """
     draw = _draw(target, q, samples, _source(q, generator), chunk)
     ess = effective_sample_size(draw.weights)
-    return plain_mean(draw.value, ess=ess, samples=samples, bound="lower")
+    return plain_mean(draw.value, ess=ess, samples=samples, bound=_label(target))
 
 
 def iwae(
@@ -90,7 +95,8 @@ def iwae(
         chunk: Samples evaluated at a time, over all repeats; None = all.
 
     Returns:
-        The estimate, a lower bound in expectation.
+        The estimate, a lower bound in expectation where the prior is normalised ("none"
+        otherwise).
 
     Raises:
         ValueError: If `samples`, `repeats` or `chunk` is not positive.
@@ -126,8 +132,9 @@ def renyi(
     Arguments:
         target: `log p(x, z)` or a `Joint`, as in `elbo`.
         q: The proposal.
-        alpha: Order. The estimate is a lower bound in expectation for alpha in [0, 1] only:
-            outside, the bias of the logarithm of a mean and the bound point apart.
+        alpha: Order. The estimate is a lower bound in expectation for alpha in [0, 1] and a
+            normalised prior only: outside, the bias of the logarithm of a mean and the bound
+            point apart.
         samples: Samples within one logarithm.
         repeats: Logarithms that are averaged, as in `iwae`.
         generator: Source of randomness; the noise is never that of a fit.
@@ -148,13 +155,13 @@ def renyi(
     weights = _draw(target, q, samples * repeats, _source(q, generator), chunk).weights
     # Repeats become a batch axis behind the samples.
     grouped = weights.reshape(repeats, samples, *weights.shape[1:]).transpose(0, 1)
-    each = log_mean_exp(power * grouped, bound="none")
+    each = _power_mean(grouped, power)
     ess = each.ess.mean(0)
-    bound: Bound = "lower" if 0.0 <= alpha <= 1.0 else "none"
-    whole = plain_mean(each.mean / power, ess=ess, samples=samples, bound=bound)
+    bound: Bound = _label(target) if 0.0 <= alpha <= 1.0 else "none"
+    whole = plain_mean(each.mean, ess=ess, samples=samples, bound=bound)
     if repeats > 1:
         return whole
-    return replace(whole, standard_error=each.standard_error[0] / abs(power))
+    return replace(whole, standard_error=each.standard_error[0])
 
 
 def log_weights(
@@ -180,6 +187,33 @@ def log_weights(
         ValueError: If `samples` or `chunk` is not positive.
     """
     return _draw(target, q, samples, _source(q, generator), chunk).weights
+
+
+def _label(target: LogDensity | Joint) -> Bound:
+    # A function is the caller's word for log p(x, z); a joint knows what its prior says.
+    return "none" if isinstance(target, Joint) and not target.normalized else "lower"
+
+
+def _power_mean(log_weights: Tensor, power: float) -> LogEstimate:
+    """Returns `log mean exp(power w) / power` along the first axis, with its standard error."""
+    n = len(log_weights)
+    plain = log_mean_exp(power * log_weights, bound="none")
+    # Near power 0 the logarithm is that of nearly one, and dividing by power blows up what
+    # rounding left of it. About the mean log weight it has all its digits.
+    center = log_weights.mean(0)
+    deviation = log_weights - center
+    small = abs(power) * deviation.abs().amax(0) < 0.1
+    excess = torch.expm1(power * deviation)
+    mean = center + torch.log1p(excess.mean(0)) / power
+    error = plain.standard_error
+    if n > 1:
+        close = excess.std(0) / ((1 + excess.mean(0)) * math.sqrt(n))
+        error = torch.where(small, close, error)
+    return replace(
+        plain,
+        mean=torch.where(small, mean, plain.mean / power),
+        standard_error=error / abs(power),
+    )
 
 
 def _source(q: Proposal, source: Source) -> Source:

@@ -52,8 +52,12 @@ class Joint:
     Arguments:
         log_likelihood: Maps latents `(*samples, *batch, *event)` to `log p(x | z)`, one value per
             item; it must broadcast over leading sample axes unless samples are taken one by one.
-        prior: Prior with `log_density(u)` and `push(u)`, log density, or None for N(0, I). An
-            unnormalised one shifts every bound by its unknown log normaliser.
+        prior: Prior with `log_density(u)` and `push(u)`, log density, or None for N(0, I). Where
+            it has a method `log_normalizer()`, its value is subtracted from the log density. An
+            unnormalised prior, whose method raises NotImplementedError, shifts every estimate by
+            its unknown log normaliser, which then is no bound.
+        assume_normalized: Whether the prior is normalised, for functions that cannot say so
+            themselves; None = ask the prior, and believe a function without `log_normalizer`.
 
     Raises:
         TypeError: If an argument is not callable.
@@ -61,6 +65,7 @@ class Joint:
 
     log_likelihood: LogDensity
     prior: LatentPrior = field(default=None)
+    assume_normalized: bool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.log_likelihood):
@@ -73,6 +78,19 @@ class Joint:
                 "prior must be a log density, have methods log_density and push, or be None for "
                 f"the standard normal; got {type(prior).__name__}"
             )
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the prior integrates to one, so that bounds on the evidence are bounds."""
+        if self.assume_normalized is not None:
+            return self.assume_normalized
+        return self._normalizer() is not None
+
+    @property
+    def log_normalizer(self) -> float | Tensor:
+        """What is subtracted from the prior's log density; 0 where the prior does not know."""
+        value = self._normalizer()
+        return 0.0 if value is None else value
 
     def likelihood_at(self, u: Tensor) -> Tensor:
         """Returns `log p(x | push(u))`, shape `(*batch,)`."""
@@ -90,14 +108,17 @@ class Joint:
         return JointTerms(likelihood, self.prior_at(u, event_ndim=u.ndim - likelihood.ndim))
 
     def prior_at(self, u: Tensor, *, event_ndim: int) -> Tensor:
-        """Returns `log p(u)`; the last `event_ndim` axes of `u` are one item's."""
+        """Returns `log p(u)`; the last `event_ndim` axes of `u` are one item's.
+
+        Less the prior's log normaliser, where it has one.
+        """
         if self.prior is None:
             flat = u.reshape(*u.shape[: u.ndim - event_ndim], -1)
             constant = 0.5 * flat.shape[-1] * math.log(2 * math.pi)
             return -0.5 * flat.square().sum(-1) - constant
         if isinstance(self.prior, LogDensityPrior):
-            return self.prior.log_density(u)
-        return self.prior(u)
+            return self.prior.log_density(u) - self.log_normalizer
+        return self.prior(u) - self.log_normalizer
 
     def divergence(self, q: object) -> Tensor | None:
         """Returns KL(q, prior) per item where it has a closed form, else None."""
@@ -111,6 +132,19 @@ class Joint:
         """Returns the log joint density, shape `(*batch,)`."""
         likelihood, prior = self.terms(u)
         return likelihood + prior
+
+    def _normalizer(self) -> float | Tensor | None:
+        # `Joint(f, prior.log_density)` says no more and no less than `Joint(f, prior)`.
+        bound = getattr(self.prior, "__name__", "") == "log_density"
+        owner = getattr(self.prior, "__self__", self.prior) if bound else self.prior
+        method = getattr(owner, "log_normalizer", None)
+        if not callable(method):
+            return 0.0
+        try:
+            value: float | Tensor = method()
+        except NotImplementedError:
+            return None
+        return value
 
 
 def over_samples(

@@ -97,7 +97,7 @@ class Visit(NamedTuple):
 
     state: ChainState
     accept: Tensor | None
-    """acceptance probabilities, shape `(chains, *batch)`, where the kernel reports any"""
+    """acceptance probabilities, mean over the steps, `(chains, *batch)`; None without a rule"""
 
 
 class Path:
@@ -130,8 +130,9 @@ class Path:
         """
         density = Sum({"base": (self._base, 1 - beta), "target": (self._target, beta)})
         state = kernel.refresh(density, replace(state, step=index))
-        accept = None
+        accepts = []
         for _ in range(kernel.steps):
             state, info = kernel.step(density, replace(state, step=index), generator=generator)
-            accept = info.accept
-        return Visit(state, accept)
+            if info.accept is not None:
+                accepts.append(info.accept)
+        return Visit(state, torch.stack(accepts).mean(0) if accepts else None)

@@ -32,7 +32,8 @@ class Sandwich:
 
     Arguments:
         forward: From the base; its estimate is a lower bound in expectation.
-        reverse: From exact draws of the target; its estimate is an upper bound.
+        reverse: From exact draws of the target; its estimate is an upper bound. Neither is one
+            for a kernel without a Metropolis rule, see `AisResult.log_z`.
     """
 
     forward: AisResult

@@ -77,6 +77,27 @@ def test_gap_of_a_short_run_is_the_closed_form() -> None:
     assert report.displacement == pytest.approx((1 - a**5) * 5 * math.sqrt(2), rel=1e-4)
 
 
+def test_long_run_goes_on_with_schedules_momenta_and_marks() -> None:
+    seen = []
+
+    def schedule(step: int) -> float:
+        seen.append(step)
+        return 0.3
+
+    kernel = Langevin(steps=5, step_size=schedule)
+    seen.clear()  # the check of the settings asks for the first value
+    short_run_report(kernel, normal_density, torch.ones(3, 2), factor=3)
+    assert sorted(set(seen)) == list(range(15))
+
+    # Halved steps: |u| shrinks by 1 - s^2/2, s = 2^-k, over steps 0..7 in all.
+    halved = GradientStep(steps=2, step_size=lambda step: 0.5**step)
+    report = short_run_report(halved, normal_density, torch.full((3, 1), 2.0), factor=4)
+    factors = (1 - 0.25 ** torch.arange(8.0) / 2).cumprod(0)
+    assert report.gap == pytest.approx(2 * (factors[1] ** 2 - factors[7] ** 2).item(), rel=1e-4)
+    again = factors[1] ** 2 * factors[5] ** 2  # wrong control: steps counted from 0 once more
+    assert report.gap != pytest.approx(2 * (factors[1] ** 2 - again).item(), rel=0.1)
+
+
 def test_clipped_is_the_share_of_clipped_gradients() -> None:
     start = torch.tensor([[10.0], [0.1], [0.1], [0.1]])
     kernel = GradientStep(steps=3, step_size=0.1, clip=1.0)

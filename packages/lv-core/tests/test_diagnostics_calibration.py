@@ -83,6 +83,19 @@ def test_ranks_count_the_draws_below() -> None:
     assert sbc_ranks(draws, torch.tensor([[1.5], [9.0]])).tolist() == [[2], [3]]
 
 
+def test_draws_and_truths_without_rank_are_refused() -> None:
+    draws, truth = torch.randn(5, 12, 2), torch.randn(12, 2)
+    draws[4, 3, 1], truth[7, 0] = math.nan, math.nan
+    with pytest.raises(ValueError, match=r"2 of 12 simulations \(numbers 3, 7\): mend"):
+        sbc_ranks(draws, truth)
+    with pytest.raises(ValueError, match=r"12 of 12 .*numbers 0, 1, 2, 3, 4, 5, 6, 7, \.\.\.\)"):
+        sbc_ranks(draws, truth * math.nan)
+    with pytest.raises(ValueError, match=r"1 of 3 simulations \(numbers 2\)"):
+        sbc_ranks(torch.zeros(4, 3), torch.tensor([0.0, 1.0, math.nan]))
+    draws[4, 3, 1], truth[7, 0] = math.inf, -math.inf  # these have a rank
+    assert sbc_ranks(draws, truth)[7, 0].item() == 0
+
+
 def test_equal_values_are_ordered_at_random() -> None:
     ranks = sbc_ranks(torch.zeros(3, 8000), torch.zeros(8000), generator=stream(0, "ties"))
     # Four ranks, 2000 each, standard error sqrt(8000 3/16) = 38.7.

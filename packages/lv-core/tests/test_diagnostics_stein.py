@@ -143,6 +143,14 @@ def test_any_event_shape_and_parameters_stay_untouched() -> None:
     assert ksd(x.float(), normal_density).u_statistic.dtype == torch.float32
 
 
+@pytest.mark.parametrize("bandwidth", [None, 1.0])
+def test_samples_that_are_not_finite_are_refused(bandwidth: float | None) -> None:
+    x = normals(20, 2)
+    x[3, 1], x[5] = math.nan, math.inf
+    with pytest.raises(ValueError, match="samples must be finite, got 2 of 20 that hold NaN"):
+        ksd(x, normal_density, bandwidth=bandwidth)
+
+
 def test_settings_out_of_range_are_refused(wrong_types: None) -> None:
     x = normals(5, 2)
     with pytest.raises(ValueError, match=r"samples must have shape .* got \(1, 2\)"):

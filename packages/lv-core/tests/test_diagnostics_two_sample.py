@@ -103,6 +103,16 @@ def test_network_can_be_fitted_without_grad_mode() -> None:
         assert c2st(x, y, classifier="mlp", generator=stream(0, "")).accuracy > 0.9
 
 
+@pytest.mark.parametrize("classifier", ["quadratic", "mlp"])
+def test_samples_that_are_not_finite_are_refused(classifier: str) -> None:
+    x, y = normals(20, 2, "x"), normals(30, 2, "y") + 100
+    x[3, 1], y[4, 0], y[7] = math.nan, math.inf, math.nan
+    with pytest.raises(ValueError, match=r"got 1 of 20 in x and 2 of 30 in y that hold NaN"):
+        c2st(x, y, classifier=classifier)  # type: ignore[arg-type]
+    rest = c2st(x[4:], y[8:], classifier=classifier, generator=stream(0, ""))  # type: ignore[arg-type]
+    assert rest.accuracy == 1.0
+
+
 def test_settings_out_of_range_are_refused(wrong_types: None) -> None:
     x = normals(10, 2, "x")
     with pytest.raises(ValueError, match=r"same event shape, got \(10, 2\) and \(10, 3\)"):

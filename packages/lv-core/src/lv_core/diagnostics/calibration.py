@@ -54,7 +54,7 @@ def sbc(
         generator: Source of all randomness.
 
     Raises:
-        ValueError: If `simulations` is below 2 or the draws have another shape.
+        ValueError: If `simulations` is below 2, or the draws have another shape or hold NaN.
 
     Source:
         Talts, Betancourt, Simpson, Vehtari and Gelman, "Validating Bayesian inference algorithms
@@ -91,12 +91,22 @@ def sbc_ranks(
         generator: Source of the order of equal values.
 
     Raises:
-        ValueError: If `draws` is not `(draws, n, *event)` for `truth` of `(n, *event)`.
+        ValueError: If `draws` is not `(draws, n, *event)` for `truth` of `(n, *event)`, or one
+            of them holds NaN, which has no rank.
     """
     if draws.ndim < 2 or draws.shape[1:] != truth.shape:
         raise ValueError(
             f"draws must have shape (draws, *{tuple(truth.shape)}) for this truth, got "
             f"{tuple(draws.shape)}"
+        )
+    lost = (draws.isnan().any(0) | truth.isnan()).reshape(len(truth), -1).any(1)
+    if bool(lost.any()):
+        which = lost.nonzero()[:, 0].tolist()
+        shown = ", ".join(map(str, which[:8])) + (", ..." if len(which) > 8 else "")
+        raise ValueError(
+            f"draws and truth must not hold NaN, which has no rank, got it in {len(which)} of "
+            f"{len(truth)} simulations (numbers {shown}): mend the sampler; leaving these "
+            "simulations out would bias the test"
         )
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return below + (uniform(truth.shape, truth, generator) * (equal + 1)).long()

@@ -89,7 +89,8 @@ def short_run_report(
         raise ValueError(f"factor must be at least 2, got {factor}")
     short: Trace = kernel.run(log_density, u, generator=generator)
     steps = (factor - 1) * kernel.steps
-    long = kernel.run(log_density, short.state.u, generator=generator, steps=steps)
+    # The state and not its position: schedules, momenta and marks of frozen chains go on.
+    long = kernel.run(log_density, short.state, generator=generator, steps=steps)
     ends = [value_and_grad(log_density, t.state.u).value for t in (short, long)]
     gap = (ends[1] - ends[0]).flatten()
     error = gap.std() / gap.numel() ** 0.5 if gap.numel() > 1 else torch.tensor(float("nan"))

@@ -62,7 +62,8 @@ def ksd(
         generator: Source of the bootstrap's randomness.
 
     Raises:
-        ValueError: If there are fewer than two samples, or a setting is out of range.
+        ValueError: If there are fewer than two samples, one is not finite, or a setting is out
+            of range.
 
     Source:
         Liu, Lee and Jordan, 2016, and Chwialkowski, Strathmann and Gretton, 2016 (discrepancy and
@@ -106,6 +107,12 @@ def _check(
     if samples.ndim < 2 or len(samples) < 2:
         raise ValueError(
             f"samples must have shape (n, *event) with n >= 2, got {tuple(samples.shape)}"
+        )
+    lost = int((~samples.flatten(1).isfinite().all(1)).sum())
+    if lost:
+        raise ValueError(
+            f"samples must be finite, got {lost} of {len(samples)} that hold NaN or infinity: "
+            "find out why the sampler diverged, or remove them knowingly"
         )
     if kernel not in ("imq", "rbf"):
         raise ValueError(f"unknown kernel {kernel!r}; there are: imq, rbf")

@@ -53,8 +53,8 @@ def c2st(
         generator: Source of the partition and of the network's start.
 
     Raises:
-        ValueError: If the event shapes differ, a set has fewer samples than folds, or a setting
-            is out of range.
+        ValueError: If the event shapes differ, a set has fewer samples than folds, a sample is
+            not finite, or a setting is out of range.
 
     Source:
         Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017.
@@ -71,6 +71,13 @@ def c2st(
     if classifier not in ("quadratic", "mlp"):
         raise ValueError(f"unknown classifier {classifier!r}; there are: quadratic, mlp")
     points = torch.cat((x, y)).detach().double().flatten(1)
+    lost = ~points.isfinite().all(1)
+    if bool(lost.any()):
+        raise ValueError(
+            f"samples must be finite, got {int(lost[: len(x)].sum())} of {len(x)} in x and "
+            f"{int(lost[len(x) :].sum())} of {len(y)} in y that hold NaN or infinity: find out "
+            "why the sampler diverged, or remove them from both sets knowingly"
+        )
     label = torch.cat((torch.zeros(len(x)), torch.ones(len(y)))).to(points)
     fold = torch.cat([_parts(len(s), folds, points, generator) for s in (x, y)])
     fitted = fold != torch.arange(folds, device=fold.device)[:, None]

@@ -573,3 +573,21 @@ def test_unstable_steps_are_warned_of() -> None:
 def test_iterations_must_be_positive() -> None:
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         max_stable_step(normal_density, torch.zeros(3, 2), iterations=0)
+
+
+def test_the_largest_stable_step_of_a_saddle_in_single_precision() -> None:
+    curvature = torch.tensor([-1000.0, 1.0])
+    limit = max_stable_step(
+        lambda u: -0.5 * (curvature * u.square()).sum(-1), torch.zeros(4, 2), generator=stream(0)
+    )
+    torch.testing.assert_close(limit, torch.full((4,), 2.0))
+
+
+def test_an_unknown_curvature_is_neither_stable_nor_infinite() -> None:
+    def broken(u: torch.Tensor) -> torch.Tensor:
+        return -u.abs().pow(1.5).sum(-1)  # infinite curvature at the origin
+
+    limit = max_stable_step(broken, torch.zeros(3, 2), generator=stream(0))
+    assert not torch.isposinf(limit).any()
+    with pytest.warns(UserWarning, match="unstable at 100"):
+        warn_if_unstable(0.1, broken, torch.zeros(3, 2), generator=stream(0))

@@ -179,17 +179,17 @@ def test_at_a_constant_b_it_is_the_kernel_on_the_tempered_density() -> None:
 
 
 @pytest.mark.parametrize("kernel", [Nuts(steps=1, step_size=0.4), *INNER.values()])
-def test_caches_are_those_of_the_next_density(kernel) -> None:
+def test_caches_are_those_of_the_last_density(kernel) -> None:
     if isinstance(kernel, Langevin):
         return
     scaled = Annealed(kernel=kernel, schedule=RISE, steps=7)
     state = scaled.run(TARGET, torch.randn(50, 3), generator=stream(0)).state
-    b = RISE(7) if isinstance(kernel, ParallelTempering) else 1.0
+    b = RISE(6) if isinstance(kernel, ParallelTempering) else 1.0
     torch.testing.assert_close(state.log_density, b * TARGET(state.u))
     torch.testing.assert_close(state.extra["part/a"], b * normal_density(state.u))
     based = Annealed(kernel=kernel, schedule=RISE, steps=7, base=wide)
     state = based.run(TARGET, torch.randn(50, 3), generator=stream(0)).state
-    b = RISE(7)
+    b = RISE(6)
     wanted = (1 - b) * wide(state.u) + b * TARGET(state.u)
     torch.testing.assert_close(state.log_density, wanted)
     torch.testing.assert_close(state.extra["part/base"], (1 - b) * wide(state.u))
@@ -384,3 +384,23 @@ def test_parameters_get_no_gradients(name, base) -> None:
     ends = kernel(lambda u: (weight * normal_density(u).unsqueeze(-1)).sum(-1), torch.randn(4, 3))
     assert weight.grad is None
     assert not ends.requires_grad
+
+
+def test_the_schedule_is_asked_for_no_step_beyond_the_run() -> None:
+    table = [0.2, 0.5, 1.0]
+    for kernel in (Langevin(steps=1, step_size=0.3), Mala(steps=1, step_size=0.3)):
+        annealed = Annealed(kernel=kernel, schedule=lambda k: table[k], steps=3, base=wide)
+        annealed(TARGET, torch.randn(8, 2))
+
+
+def test_a_part_of_the_target_must_not_be_named_base() -> None:
+    class Named:
+        def __call__(self, u: Tensor) -> Tensor:
+            return normal_density(u)
+
+        def evaluate(self, u: Tensor) -> Evaluation:
+            return Evaluation(normal_density(u), -u, {"base": normal_density(u)})
+
+    annealed = Annealed(kernel=Mala(steps=1, step_size=0.3), schedule=RISE, steps=3, base=wide)
+    with pytest.raises(ValueError, match="must not name a part 'base'"):
+        annealed(Named(), torch.randn(8, 2))

@@ -104,3 +104,13 @@ def test_a_trace_survives_saving_with_weights_only() -> None:
     assert loaded.clipped is trace.clipped is None
     assert torch.equal(loaded.parts["prior"], trace.parts["prior"])
     assert equal(loaded.state, trace.state)
+
+
+def test_joins_states_of_which_only_some_saw_a_bad_chain() -> None:
+    fine = ChainState(u=torch.zeros(2, 3))
+    broken = ChainState(u=torch.ones(3, 3), bad=torch.tensor([False, True, False]))
+    for order in ([fine, broken], [broken, fine]):
+        joined = ChainState.cat(order)
+        assert joined.bad.tolist() == [
+            x for s in order for x in ([False] * 2 if s.bad is None else s.bad.tolist())
+        ]

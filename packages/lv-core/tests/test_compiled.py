@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lv_core import (
+    Annealed,
     ChainState,
     Compiled,
     DivergenceError,
@@ -12,8 +13,14 @@ from lv_core import (
     Langevin,
     Linear,
     Mala,
+    Nuts,
+    OnlineStepSize,
+    ParallelTempering,
+    Psgld,
+    Sequence,
     Shard,
     Sum,
+    Svgd,
     stream,
 )
 
@@ -128,3 +135,33 @@ def test_settings_it_cannot_serve_are_refused() -> None:
         Compiled(scheduled, TARGET)
     with pytest.raises(ValueError, match="steps and thin must be positive"):
         CHEAP.run(torch.zeros(2, 3), steps=0)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Psgld(steps=40, step_size=0.3, warmup=20),
+        Svgd(steps=4, step_size=0.3, optimizer="adam"),
+        Annealed(kernel=Mala(steps=1, step_size=0.5), schedule=lambda k: 1.0, steps=4),
+        ParallelTempering(kernel=Mala(steps=1, step_size=0.5), betas=(1.0, 0.5), steps=4),
+        OnlineStepSize(kernel=Mala(steps=1, step_size=0.5), steps=4),
+        Nuts(steps=4, step_size=0.5),
+        Sequence(stages=((Mala(steps=1, step_size=0.5), ()),), steps=4),
+        Sequence(stages=((Langevin(steps=1, step_size=lambda k: 0.1), ()),), steps=4),
+    ],
+    ids=lambda kernel: type(kernel).__name__,
+)
+def test_kernels_that_count_their_steps_are_refused(kernel) -> None:
+    """Chunks begin at step 0, so these would silently be other kernels."""
+    with pytest.raises(ValueError, match=f"{type(kernel).__name__} steps by the number of steps"):
+        Compiled(kernel, TARGET)
+
+
+def test_a_sequence_of_unadjusted_stages_is_served() -> None:
+    stages = (
+        (Langevin(steps=1, step_size=0.3), ("prior",)),
+        (GradientStep(step_size=0.2), ("x",)),
+    )
+    kernel, u = Sequence(stages=stages, steps=2), torch.randn(8, 3)
+    expected = kernel(TARGET, u, generator=stream(0))
+    torch.testing.assert_close(Compiled(kernel, TARGET)(u, generator=stream(0)), expected)

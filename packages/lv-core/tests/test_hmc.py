@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lv_core import ChainState, Draws, Evaluation, Linear, Mala, Sum, stream
+from lv_core import ChainState, Draws, Evaluation, Linear, Mala, Nuts, Sum, stream
 from lv_core.kernels.hmc import Hmc
 from lv_core.kernels.leapfrog import dot, drift, kick
 from lv_core.targets import Gaussian
@@ -384,3 +384,23 @@ def test_a_state_without_caches_is_refused_with_the_remedy() -> None:
         Hmc(steps=1, step_size=0.1, leapfrog=1).step(
             normal_density, ChainState(u=torch.zeros(2, 1))
         )
+
+
+@pytest.mark.parametrize(
+    "kernel", [Hmc(steps=5, step_size=0.2, leapfrog=3), Nuts(steps=5, step_size=0.2)]
+)
+def test_autocast_leaves_energies_exact(kernel) -> None:
+    u = torch.randn(64, 300, generator=stream(0, "start"))
+    plain = kernel.run(standard_normal, u, generator=stream(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = kernel.run(standard_normal, u, generator=stream(0))
+    torch.testing.assert_close(cast.accept, plain.accept)
+    torch.testing.assert_close(cast.state.u, plain.state.u)
+    # Wrong control: an inner product that autocast rounds to bfloat16.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = torch.linalg.vecdot(u, u).float()
+    assert (rounded - u.square().sum(-1)).abs().max() > 0.1
+
+
+def standard_normal(u: torch.Tensor) -> torch.Tensor:
+    return -0.5 * u.square().sum(-1)

@@ -378,3 +378,14 @@ def test_callback_sees_each_step_and_can_stop(kernel) -> None:
 def test_run_refuses_numbers_below_one(kernel, settings) -> None:
     with pytest.raises(ValueError, match="steps and thin must be positive"):
         kernel.run(TARGET, torch.randn(6, 3), **settings)
+
+
+def test_a_state_goes_on_with_a_target_of_other_parts(kernel) -> None:
+    if isinstance(kernel, Sequence):
+        pytest.skip("its stages name the parts")
+    state = kernel.run(TARGET, torch.randn(6, 3), generator=stream(0)).state
+    trace = kernel.run(Sum({"other": TARGET}), state, generator=stream(1))
+    assert set(trace.parts) == {"other"}
+    plain = kernel.run(lambda u: TARGET(u), state, generator=stream(1))
+    assert not plain.parts
+    torch.testing.assert_close(plain.state.u, trace.state.u)

@@ -286,6 +286,7 @@ def test_beyond_twice_sigma_the_chain_diverges() -> None:
         ({"steps": 1, "step_size": math.nan}, "step_size must be positive, got nan"),
         ({"steps": 1, "step_size": torch.tensor([1.0, 0.0])}, "step_size must be positive"),
         ({"steps": 1, "step_size": 0.1, "clip": 0.0}, "clip must be positive"),
+        ({"steps": 1, "step_size": 0.1, "max_bad": -0.1}, "max_bad must be a share in"),
         ({"steps": 1, "step_size": 0.1, "temperature": -1.0}, "temperature must not be negative"),
     ],
 )

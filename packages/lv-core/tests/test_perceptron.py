@@ -138,3 +138,12 @@ def test_refuses_points_of_another_shape_or_dtype() -> None:
         target.evaluate(torch.zeros(3, 5, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"scale must be positive or None, got -1\.0"):
         PerceptronTarget(mlp((5, 6, 1)), scale=-1.0)
+
+
+def test_has_a_hessian_at_the_origin() -> None:
+    target = PerceptronTarget(mlp((3, 6, 1), activation="tanh").double(), scale=0.5)
+    hessian = torch.autograd.functional.hessian(target, torch.zeros(3, dtype=torch.float64))
+    assert torch.isfinite(hessian).all()
+    bare = PerceptronTarget(target.network, scale=None)
+    at_zero = torch.autograd.functional.hessian(bare, torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(hessian, at_zero - 4 * torch.eye(3, dtype=torch.float64))

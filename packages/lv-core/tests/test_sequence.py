@@ -5,13 +5,19 @@ import torch
 from torch import Tensor
 
 from lv_core import (
+    Annealed,
     DivergenceError,
     Draws,
     GradientStep,
+    Hmc,
     Langevin,
+    Linear,
     Mala,
+    OnlineStepSize,
+    ParallelTempering,
     Sequence,
     Sum,
+    Underdamped,
     normal,
     stream,
     value_and_grad,
@@ -145,3 +151,70 @@ def test_unknown_terms_are_refused() -> None:
 def test_needs_a_stage_and_a_step(stages, steps) -> None:
     with pytest.raises(ValueError, match="a sequence needs a stage and a step"):
         Sequence(stages=stages, steps=steps)
+
+
+# Stages with a memory or a schedule of their own.
+
+
+def test_an_annealed_stage_samples_its_target() -> None:
+    """Fails if a stage caches the density of one step and moves by that of another."""
+    annealed = Annealed(
+        kernel=Mala(steps=1, step_size=1.0),
+        schedule=Linear(start=0.05, end=1.0, steps=30),
+        steps=60,
+        base=lambda u: -0.125 * u.square().sum(-1),
+    )
+    kernel = Sequence(stages=((annealed, ()),), steps=60)
+    u = 2 * torch.randn(20_000, 1, generator=stream(0, "start"))
+    ends = kernel(prior, u, generator=stream(0, "annealed stage"))
+    # 20,000 chains: standard error of the variance 0.01.
+    assert abs(ends.var().item() - 1.0) < 0.05
+
+
+def test_a_stage_keeps_the_step_sizes_it_learns() -> None:
+    online = OnlineStepSize(kernel=Mala(steps=1, step_size=0.05))
+    u = torch.randn(32, 2)
+    alone = online.run(prior, u, generator=stream(0), steps=30).state
+    staged = Sequence(stages=((online, ()),), steps=30).run(prior, u, generator=stream(0)).state
+    torch.testing.assert_close(staged.extra["0/log_step_factor"], alone.extra["log_step_factor"])
+    assert staged.extra["0/log_step_factor"].min() > 1.0  # ten times the first step and more
+
+
+def test_a_tempered_stage_keeps_its_replicas() -> None:
+    tempered = ParallelTempering(kernel=Mala(steps=1, step_size=0.8), betas=(1.0, 0.4), steps=1)
+    u = torch.randn(8, 2)
+    alone = tempered.run(prior, u, generator=stream(0), steps=12).state
+    staged = Sequence(stages=((tempered, ()),), steps=12).run(prior, u, generator=stream(0)).state
+    torch.testing.assert_close(staged.u, alone.u)
+    assert torch.equal(staged.extra["0/round_trips"], alone.extra["round_trips"])
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Underdamped(steps=1, step_size=0.3),
+        Hmc(steps=1, step_size=0.3, leapfrog=2),
+        OnlineStepSize(kernel=Mala(steps=1, step_size=0.3)),
+        Annealed(kernel=Mala(steps=1, step_size=0.3), schedule=lambda k: 1.0, steps=1),
+    ],
+    ids=lambda kernel: type(kernel).__name__,
+)
+def test_a_chain_that_a_later_stage_moves_out_of_the_support_goes_back(stage) -> None:
+    walled = Sum(
+        {
+            "a": lambda u: torch.where(u.amax(-1) > 5, torch.nan, prior(u)),
+            "b": lambda u: 1000 * (u - 1).relu().sum(-1),
+        }
+    )
+    kernel = Sequence(
+        stages=((stage, ("a",)), (GradientStep(step_size=1.0), ("b",))), steps=3, max_bad=0.5
+    )
+    u = torch.tensor([[1.5, -3.0], [-3.0, -3.0], [-4.0, -3.0]])
+    state = kernel.run(walled, u, generator=stream(0)).state
+    assert state.bad.tolist() == [True, False, False]
+    assert torch.isfinite(walled.only("a")(state.u)).all()
+
+
+def test_the_tolerated_share_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"max_bad must be a share in \[0, 1\], got nan"):
+        Sequence(stages=((LANGEVIN, ()),), steps=1, max_bad=float("nan"))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lv_core import Mala, stream, value_and_grad
 from lv_core.nn import mlp
+from lv_core.pack import Pack
 from lv_core.targets import Gaussian
 from lv_priors.layered import LayeredPrior, Level
-from lv_priors.pack import Pack
 
 G = torch.tensor([[0.8], [-0.5]], dtype=torch.float64)  # two entries below one
 SCALES = (2.0, 0.5)

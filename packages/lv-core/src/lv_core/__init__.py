@@ -53,6 +53,7 @@ from lv_core.kernels import (
     max_stable_step,
     tune_betas,
 )
+from lv_core.pack import Pack
 from lv_core.perceptron import PerceptronTarget
 from lv_core.random import Draws, Shard, Source, normal, stream, uniform
 from lv_core.replay import Drawn, ReplayBuffer
@@ -92,6 +93,7 @@ __all__ = [
     "Mala",
     "Nuts",
     "OnlineStepSize",
+    "Pack",
     "ParallelTempering",
     "PerceptronTarget",
     "Polynomial",

@@ -12,7 +12,7 @@ from torch import Tensor
 from lv_core.chains import ChainState
 from lv_core.rows import RowStore, check_index, finite_rows, merge_shards
 from lv_core.starts import BLOCK, Starts
-from lv_core.storage import check_shape
+from lv_core.storage import SUPPORTED, check_shape
 
 __all__ = ["ChainBank"]
 
@@ -91,6 +91,12 @@ class ChainBank(RowStore):
         }
         if taken := [name for name in self._fields if name in _RESERVED]:
             raise ValueError(f"fields must not have the names {_RESERVED}, got {taken}")
+        for name, start in self._fields.items():
+            if start.dtype not in SUPPORTED:
+                raise ValueError(
+                    f"field {name!r} has type {start.dtype}, which cannot be stored; give a "
+                    "floating-point, integer or bool tensor"
+                )
         columns = {"time": ((), torch.int64), "u": (self.event, dtype)}
         columns |= {name: (tuple(t.shape), t.dtype) for name, t in self._fields.items()}
         if empty := [name for name, (shape, _) in columns.items() if 0 in shape]:

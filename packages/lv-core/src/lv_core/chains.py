@@ -62,6 +62,13 @@ class ChainState:
         joined: dict[str, Any] = {}
         for name in states[0]._tensors():
             values = [getattr(state, name) for state in states]
+            if name == "bad" and any(v is not None for v in values):
+                # None says that no chain was bad yet, which kernels may do until one is.
+                like = next(v for v in values if v is not None)
+                values = [
+                    like.new_zeros((len(state.u), *like.shape[1:])) if v is None else v
+                    for state, v in zip(states, values, strict=True)
+                ]
             if any(v is None for v in values) and not all(v is None for v in values):
                 raise ValueError(f"field {name!r} is set in some states and missing in others")
             joined[name] = None if values[0] is None else torch.cat(values)

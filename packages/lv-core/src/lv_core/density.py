@@ -55,7 +55,7 @@ class Evaluates(Protocol):
         ...
 
     def evaluate(self, u: Tensor, /) -> Evaluation:
-        """Returns value and gradient, detached; they may lie in buffers of the next call."""
+        """Returns value, gradient and parts, detached; all may be buffers of the next call."""
         ...
 
 
@@ -168,7 +168,12 @@ def value_and_grad(log_density: LogDensity, u: Tensor) -> Evaluation:
     own = getattr(log_density, "evaluate", None)
     if own is not None:
         evaluation: Evaluation = own(u)
-        return evaluation
+        # One number a chain is cheaply copied; the gradient may stay in the target's buffer.
+        return Evaluation(
+            evaluation.value.clone(),
+            evaluation.grad,
+            {name: part.clone() for name, part in evaluation.parts.items()},
+        )
     if torch.compiler.is_compiling():
         return _traceable_value_and_grad(log_density, u)
     with torch.enable_grad():

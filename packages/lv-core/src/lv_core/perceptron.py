@@ -53,7 +53,9 @@ class PerceptronTarget:
         """Returns the log density, differentiable, `(*batch, dim) -> (*batch,)`."""
         output: Tensor = self.network(u)
         total = output.squeeze(-1) if output.shape[-1] == 1 else torch.logsumexp(output, dim=-1)
-        return self._with_reference(u, total)
+        if self.scale is None:
+            return total
+        return total - u.square().sum(-1) * (0.5 / self.scale**2)
 
     @torch.no_grad()
     def evaluate(self, u: Tensor) -> Evaluation:
@@ -95,15 +97,12 @@ class PerceptronTarget:
         grad = self._grad if self._hidden else self._grad.copy_(back)
         if self.scale is not None:
             grad.add_(x, alpha=-1 / self.scale**2)
-        value = self._with_reference(x, total).reshape(u.shape[:-1])
+        if self.scale is not None:
+            # One kernel, unlike the sum of squares; its own derivative at 0 is not needed here.
+            norm = torch.linalg.vector_norm(x, dim=-1)
+            total = total.addcmul_(norm, norm, value=-0.5 / self.scale**2)
+        value = total.reshape(u.shape[:-1])
         return Evaluation(value, grad.reshape(u.shape), {})
-
-    def _with_reference(self, u: Tensor, value: Tensor) -> Tensor:
-        if self.scale is None:
-            return value
-        # One kernel, unlike the sum of squares.
-        norm = torch.linalg.vector_norm(u, dim=-1)
-        return torch.addcmul(value, norm, norm, value=-0.5 / self.scale**2)
 
     def _allocate(self, x: Tensor) -> None:
         # Views of the weights stay valid while an optimizer writes in place, not beyond.

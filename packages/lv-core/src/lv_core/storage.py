@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["Columns", "TensorFile", "check_settings", "check_shape", "described"]
+__all__ = ["SUPPORTED", "Columns", "TensorFile", "check_settings", "check_shape", "described"]
 
 Columns = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of tensors by name."""
@@ -27,6 +27,8 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+SUPPORTED = frozenset(_DTYPES)
+"""Types that can be stored."""
 _NAMES = {name: dtype for dtype, name in _DTYPES.items()}
 _PAGE = 4096
 

@@ -92,7 +92,7 @@ def from_distribution(distribution: Distribution) -> DistributionTarget:
 def _support(distribution: Distribution) -> Constraint | None:
     """Returns the support; of a mixture that of its components, if it is one for all."""
     if isinstance(distribution, MixtureSameFamily):
-        inner = distribution.component_distribution.support
+        inner: object = distribution.component_distribution.support
         while hasattr(inner, "base_constraint"):
             inner = inner.base_constraint
         bounds = (value for value in vars(inner).values() if isinstance(value, Tensor))

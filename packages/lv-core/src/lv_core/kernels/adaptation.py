@@ -50,6 +50,12 @@ def adapt(
     See `Adaptation` for what is done. The chains' positions on the way are no samples, as the
     kernel changes with them; sampling starts with the returned kernel and state.
 
+    One step size serves all chains, so starts far apart in curvature, such as N(0, I) on a badly
+    scaled posterior, can leave a few chains stuck where it is too large (the share of divergent
+    steps shows it). Then go in three stages: `Hmc(leapfrog=5)` with `per_chain=True,
+    scale=False` to bring every chain to the bulk, the same kernel pooled to learn the scales,
+    and the kernel that is to sample from that `step_size`.
+
     Arguments:
         kernel: `Mala`, `Hmc` or `Nuts`; its step size is where the search starts.
         log_density: The target.

@@ -97,7 +97,7 @@ class Annealed(Kernel):
         generator: Source = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state after one step of the inner kernel on the density of this step."""
-        now, then = self._beta(state.step), self._beta(state.step + 1)
+        now = self._beta(state.step)
         if self._scales and state.log_density is not None:
             scaled = Scaled(log_density, now)
             inner = with_evaluation(state, scaled.scale(evaluation_of(state)))
@@ -105,9 +105,10 @@ class Annealed(Kernel):
             after = scaled.unscaled(after, state)
         else:
             target = self._target(log_density, now)
+            # What the state caches is the density of the step before.
+            if state.log_density is not None and state.step and self._beta(state.step - 1) != now:
+                state = self._recached(target, state)
             after, info = self.kernel.step(target, state, generator=generator)
-            if after.log_density is not None and now != then:
-                after = self._recached(self._target(log_density, then), after)
         beta = torch.full_like(info.log_density, now)
         return after, info._replace(stats={**info.stats, "beta": beta})
 
@@ -233,6 +234,8 @@ class _Path:
         value, grad, parts = value_and_grad(self._log_density, u)
         parts = {n: _times(x, self._beta) for n, x in (parts or {"target": value}).items()}
         value, grad = _times(value, self._beta), _times(grad, self._beta)
+        if BASE in parts:
+            raise ValueError(f"the target must not name a part {BASE!r}: the base has that name")
         start = value_and_grad(self._base, u)
         part = _times(start.value, 1 - self._beta)
         whole = {BASE: part, **parts}

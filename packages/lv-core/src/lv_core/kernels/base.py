@@ -50,8 +50,8 @@ class Kernel(ABC):
 
     steps: int
 
-    refuses_bad_starts: ClassVar[bool] = False
-    """whether `init` raises where a chain starts at a non-finite log density or gradient"""
+    steps_alike: ClassVar[bool] = False
+    """whether a step does the same whatever the number of steps done, schedules apart"""
 
     @abstractmethod
     def step(
@@ -85,7 +85,8 @@ class Kernel(ABC):
             previous=state.previous,
             bad=state.bad,
             step=state.step,
-            extra={**state.extra, **fresh.extra},
+            # Parts of another target must not outlive it.
+            extra={n: t for n, t in state.extra.items() if not n.startswith(PART)} | fresh.extra,
         )
 
     def __call__(self, log_density: LogDensity, u: Tensor, *, generator: Source = None) -> Tensor:
@@ -102,7 +103,7 @@ class Kernel(ABC):
         return state.u
 
     def check(self, state: ChainState) -> None:
-        """Raises if too many chains are marked bad; the only synchronisation with the device.
+        """Raises if too many chains are marked bad; unadjusted kernels wait for a GPU only here.
 
         Raises:
             DivergenceError: Names the step and the share.

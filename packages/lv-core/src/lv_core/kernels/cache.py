@@ -15,8 +15,8 @@ __all__ = ["cached", "checked_start", "evaluate_state", "evaluation_of", "with_e
 def evaluate_state(log_density: LogDensity, u: Tensor) -> ChainState:
     """Returns the state at `u` with value, gradient and parts cached; parts lie in `extra`."""
     value, grad, parts = value_and_grad(log_density, u)
-    if hasattr(log_density, "evaluate"):  # its tensors may be buffers of the next evaluation
-        value, grad = value.clone(), grad.clone()
+    if hasattr(log_density, "evaluate"):  # its gradient may be a buffer of the next evaluation
+        grad = grad.clone()
     extra = {PART + name: part for name, part in parts.items()}
     return ChainState(u=u.detach(), log_density=value, grad=grad, extra=extra)
 

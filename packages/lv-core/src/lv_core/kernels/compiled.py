@@ -29,8 +29,8 @@ class Compiled:
     build; switching their `requires_grad` does.
 
     Arguments:
-        kernel: A kernel whose step has a fixed course (`Langevin`, `GradientStep`, `Mala`,
-            `Hmc`, `Underdamped`, ...; not `Nuts`) and no schedule.
+        kernel: A kernel whose steps are all alike, without a schedule: `Langevin`,
+            `GradientStep`, `Mala`, `Hmc`, `Underdamped`, or a `Sequence` of the first two.
         log_density: Its target, compiled with it.
         chunk: Most gradient evaluations in one graph, which bounds the time to build it; the
             largest fitting divisor of the number of steps is used.
@@ -38,7 +38,7 @@ class Compiled:
         dynamic: As in `torch.compile`; None lets a second shape make sizes symbolic.
 
     Raises:
-        ValueError: If `chunk` is not positive or a setting of the kernel is a schedule.
+        ValueError: If `chunk` is not positive, the kernel another one, or a setting a schedule.
 
     Example:
         >>> sampler = Compiled(Langevin(steps=60, step_size=0.1), Mixture.ring())
@@ -56,6 +56,11 @@ class Compiled:
     ) -> None:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
+        if not kernel.steps_alike:
+            raise ValueError(
+                f"{type(kernel).__name__} steps by the number of steps done, or waits for the "
+                "device in between, which a compiled chunk cannot: run the kernel itself"
+            )
         for name in ("step_size", "temperature"):
             if callable(getattr(kernel, name, None)):
                 raise ValueError(

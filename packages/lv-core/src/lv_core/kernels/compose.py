@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lv_core.chains import ChainState, StepInfo
-from lv_core.density import LogDensity, Sum
+from lv_core.density import LogDensity, Sum, value_and_grad
 from lv_core.kernels.base import PART, Kernel, event_axes, over_event
-from lv_core.kernels.cache import evaluate_state
+from lv_core.kernels.langevin import GradientStep, Langevin
 from lv_core.random import Source
 
 __all__ = ["Sequence"]
@@ -53,6 +53,8 @@ class Sequence(Kernel):
                 f"a sequence needs a stage and a step, got {len(self.stages)} stages, "
                 f"{self.steps} steps"
             )
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad must be a share in [0, 1], got {self.max_bad}")
 
     def step(
         self,
@@ -73,16 +75,13 @@ class Sequence(Kernel):
             target = _select(log_density, names)
             # Each stage sees another target, so cached values of the stage before are stale;
             # its own memory, such as a momentum, lasts.
-            inner = self._entered(kernel, target, state, previous)
             own = {
                 n.removeprefix(f"{i}/"): t for n, t in start.extra.items() if n.startswith(f"{i}/")
             }
-            inner = replace(
-                inner,
-                previous=previous,
-                step=start.step,
-                extra={**own, **inner.extra},
+            inner = ChainState(
+                u=state.u, previous=previous, bad=state.bad, step=start.step, extra=own
             )
+            inner = _entered(kernel, target, inner)
             state, info = kernel.step(target, inner, generator=generator)
             extra |= {f"{i}/{n}": t for n, t in state.extra.items() if not n.startswith(PART)}
             if first is None:
@@ -98,21 +97,43 @@ class Sequence(Kernel):
         )
         return state, first._replace(parts=parts, clipped=clipped, bad=state.bad)
 
-    @staticmethod
-    def _entered(
-        kernel: Kernel, target: LogDensity, state: ChainState, previous: Tensor | None
-    ) -> ChainState:
-        """Returns where a stage starts; chains that the stage before moved out go back."""
-        if not kernel.refuses_bad_starts or previous is None:
-            return replace(kernel.init(target, state.u), bad=state.bad)
-        inner = evaluate_state(target, state.u)
-        assert inner.log_density is not None
-        assert inner.grad is not None
-        axes = event_axes(inner.grad, inner.log_density)
-        finite = torch.isfinite(inner.grad)
-        out = ~(torch.isfinite(inner.log_density) & (finite.all(dim=axes) if axes else finite))
-        bad = out if state.bad is None else out | state.bad
-        return replace(inner, u=torch.where(over_event(out, inner.u), previous, inner.u), bad=bad)
+    @property
+    def steps_alike(self) -> bool:  # type: ignore[override]
+        """Whether a step never depends on their number; stages with caches wait for the device."""
+        return all(
+            isinstance(kernel, Langevin | GradientStep)
+            and not callable(kernel.step_size)
+            and not callable(getattr(kernel, "temperature", None))
+            for kernel, _ in self.stages
+        )
+
+
+def _entered(kernel: Kernel, target: LogDensity, state: ChainState) -> ChainState:
+    """Returns the state with the stage's caches; chains moved out of its support go back."""
+    try:
+        inner = kernel.refresh(target, state)
+    except ValueError:
+        if state.previous is None:
+            raise
+        # Kernels that refuse such starts are asked again from where the chains go back to.
+        inner = kernel.refresh(target, _back(target, state))
+    if inner.log_density is None or inner.previous is None:
+        return inner
+    if bool(torch.isfinite(inner.log_density).all()):
+        return inner
+    return kernel.refresh(target, _back(target, state))
+
+
+def _back(target: LogDensity, state: ChainState) -> ChainState:
+    assert state.previous is not None
+    value, grad, _ = value_and_grad(target, state.u)
+    axes = event_axes(grad, value)
+    finite = torch.isfinite(grad)
+    out = ~(torch.isfinite(value) & (finite.all(dim=axes) if axes else finite))
+    bad = out if state.bad is None else out | state.bad
+    return replace(
+        state, u=torch.where(over_event(out, state.u), state.previous, state.u), bad=bad
+    )
 
 
 def _start_of_round(u: Tensor, state: ChainState) -> Tensor:

@@ -69,7 +69,7 @@ class Hmc(Kernel):
     Jitter breaks up the resonance of trajectories whose length is near the period of a component,
     after which a chain returns to where it came from."""
 
-    refuses_bad_starts: ClassVar[bool] = True
+    steps_alike: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)

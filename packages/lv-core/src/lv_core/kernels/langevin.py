@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,8 +60,10 @@ class Langevin(Kernel):
     max_bad: float = 0.1
     """tolerated share of non-finite chains"""
 
+    steps_alike: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        check_settings(self.steps, self.step_size, self.clip)
+        check_settings(self.steps, self.step_size, self.clip, max_bad=self.max_bad)
         check_positive("temperature", self.temperature, allow_zero=True)
 
     @classmethod
@@ -113,8 +116,10 @@ class GradientStep(Kernel):
     max_bad: float = 0.1
     """tolerated share of non-finite chains"""
 
+    steps_alike: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        check_settings(self.steps, self.step_size, self.clip)
+        check_settings(self.steps, self.step_size, self.clip, max_bad=self.max_bad)
 
     def step(
         self,
@@ -129,13 +134,17 @@ class GradientStep(Kernel):
         return _advance(state, here, drifted, mask, info), info
 
 
-def check_settings(steps: int, step_size: StepSize, clip: float | None) -> None:
+def check_settings(
+    steps: int, step_size: StepSize, clip: float | None = None, *, max_bad: float = 0.1
+) -> None:
     """Raises a ValueError that names the first setting out of range."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     check_positive("step_size", step_size)
     if clip is not None:
         check_positive("clip", clip)
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad must be a share in [0, 1], got {max_bad}")
 
 
 def _drift(

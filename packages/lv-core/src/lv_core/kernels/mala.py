@@ -49,7 +49,7 @@ class Mala(Kernel):
     temperature: Temperature = 1.0
     """the target is p^(1/temperature)"""
 
-    refuses_bad_starts: ClassVar[bool] = True
+    steps_alike: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)

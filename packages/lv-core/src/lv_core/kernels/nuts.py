@@ -1,7 +1,6 @@
 """The no-U-turn sampler, all chains in one batch."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -73,8 +72,6 @@ class Nuts(Kernel):
     """the target is p^(1/temperature)"""
     max_energy_error: float = 1000.0
     """a leapfrog step with a larger error ends the trajectory and counts as divergent"""
-
-    refuses_bad_starts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self.steps, self.step_size, None)

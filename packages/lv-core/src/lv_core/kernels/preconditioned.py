@@ -14,6 +14,7 @@ from lv_core.kernels.base import (
     check_positive,
     event_axes,
     over_event,
+    resolve_step_size,
 )
 from lv_core.kernels.langevin import check_settings
 from lv_core.random import Source, normal
@@ -79,7 +80,7 @@ class Psgld(Kernel):
     """tolerated share of non-finite chains"""
 
     def __post_init__(self) -> None:
-        check_settings(self.steps, self.step_size, None)
+        check_settings(self.steps, self.step_size, max_bad=self.max_bad)
         check_positive("epsilon", self.epsilon)
         check_positive("temperature", self.temperature, allow_zero=True)
         if not 0 <= self.decay <= 1:
@@ -105,7 +106,8 @@ class Psgld(Kernel):
         generator: Source = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state one step on; see the class for the update."""
-        s, noise_scale = at(self.step_size, state.step), at(self.temperature, state.step) ** 0.5
+        s = resolve_step_size(self.step_size, state.step, state.u)
+        noise_scale = at(self.temperature, state.step) ** 0.5
         value, grad, parts = value_and_grad(log_density, state.u)
         axes = event_axes(state.u, value)
         norm = torch.linalg.vector_norm(grad, dim=axes) if axes else grad.abs()
@@ -117,8 +119,6 @@ class Psgld(Kernel):
         here = here if state.previous is None else torch.where(mask, state.previous, here)
         second = self._second_moment(grad, state, mask)
         root = s * (self.epsilon + second.sqrt()).rsqrt()
-        # A float64 step size must not turn float32 positions into float64 ones.
-        root = root.to(here.dtype)
         moved = here + 0.5 * root.square() * grad
         if noise_scale > 0:
             moved = moved + noise_scale * root * normal(moved, generator)

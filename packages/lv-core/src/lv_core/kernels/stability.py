@@ -55,17 +55,19 @@ def max_stable_step(
             )
             return product
 
-        v = _unit(normal(u, generator), axes)
         quotient = torch.zeros_like(value).detach()
         shift = torch.zeros_like(quotient)
         for _ in range(2):
+            # A new direction: the other components of the first one's end have underflowed.
+            v = _unit(normal(u, generator), axes)
             for _ in range(iterations):
                 product = curved(v)
                 quotient = dot(v, product, axes)
                 v = _unit(product + over_event(shift, u) * v, axes)
             # With the most negative curvature added, the largest one is largest in magnitude.
             shift = (-quotient).clamp(min=0.0)
-    return torch.where(quotient > 0, 2.0 / quotient.clamp(min=0.0).sqrt(), torch.inf)
+    limit = torch.where(quotient > 0, 2.0 / quotient.clamp(min=0.0).sqrt(), torch.inf)
+    return torch.where(quotient.isnan(), torch.nan, limit)
 
 
 def warn_if_unstable(
@@ -89,7 +91,7 @@ def warn_if_unstable(
         generator: Source of the start directions.
     """
     limit = max_stable_step(log_density, u, iterations=iterations, generator=generator)
-    unstable = step_size >= limit
+    unstable = ~(step_size < limit)  # an unknown limit counts as unstable
     if bool(unstable.any()):
         warnings.warn(
             f"step_size {step_size:g} is unstable at {unstable.double().mean().item():.1%} of the "

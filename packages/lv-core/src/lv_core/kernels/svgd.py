@@ -17,6 +17,7 @@ from lv_core.kernels.base import (
     check_positive,
     event_axes,
     over_event,
+    resolve_step_size,
 )
 from lv_core.kernels.langevin import check_settings
 from lv_core.random import Source
@@ -154,7 +155,7 @@ class Svgd(Kernel):
     """tolerated share of non-finite particles"""
 
     def __post_init__(self) -> None:
-        check_settings(self.steps, self.step_size, None)
+        check_settings(self.steps, self.step_size, max_bad=self.max_bad)
         check_positive("temperature", self.temperature, allow_zero=True)
         if isinstance(self.bandwidth, str):
             if self.bandwidth != "median":
@@ -176,7 +177,8 @@ class Svgd(Kernel):
         generator: Source = None,
     ) -> tuple[ChainState, StepInfo]:
         """Returns the state after one move of all particles; draws nothing."""
-        s, temperature = at(self.step_size, state.step), at(self.temperature, state.step)
+        s = resolve_step_size(self.step_size, state.step, state.u)
+        temperature = at(self.temperature, state.step)
         value, grad, parts = value_and_grad(log_density, state.u)
         axes = event_axes(state.u, value)
         norm = torch.linalg.vector_norm(grad, dim=axes) if axes else grad.abs()
@@ -193,8 +195,6 @@ class Svgd(Kernel):
             used=~bad,
         )
         phi = torch.where(mask, 0.0, phi)
-        if isinstance(s, Tensor):
-            s = s.to(here)  # a float64 step size must not turn float32 positions into float64 ones
         kept: dict[str, Tensor] = {}
         if self.optimizer is None:
             moved = here + 0.5 * s**2 * phi

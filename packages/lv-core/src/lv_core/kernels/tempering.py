@@ -136,7 +136,13 @@ class ParallelTempering(Kernel):
         """Returns `state` with the values and gradients of all replicas renewed."""
         if REPLICA + "u" not in state.extra:
             return super().refresh(log_density, state)
-        whole, hot, rest = unpacked(state)
+        if state.log_density is None:  # a sequence hands on no caches
+            value = torch.zeros_like(state.extra["round_trips"], dtype=state.u.dtype)
+            state = replace(state, log_density=value, grad=torch.zeros_like(state.u))
+        # Parts of another target must not outlive it.
+        names = (PART, REPLICA + PART)
+        kept = {n: t for n, t in state.extra.items() if not n.startswith(names)}
+        whole, hot, rest = unpacked(replace(state, extra=kept))
         fresh = with_evaluation(whole, evaluation_of(evaluate_state(log_density, whole.u)))
         return replace(packed(fresh, hot, rest), previous=state.previous)
 

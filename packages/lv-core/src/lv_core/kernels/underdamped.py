@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lv_core.kernels.base import (
     check_positive,
     event_axes,
     over_event,
+    resolve_step_size,
 )
 from lv_core.kernels.cache import evaluate_state
 from lv_core.kernels.langevin import check_settings
@@ -49,8 +50,8 @@ class Underdamped(Kernel):
     BAOAB is the same with the noise of each step averaged with that of the step before.
 
     The momentum is no argument: the first step from a state without one draws it afresh (its
-    first O has c = 0), which costs no draw of its own and spares chains in equilibrium the shock
-    of a start at rest. From then on the momentum lies in `state.extra["momentum"]`. BAOAB draws
+    first O has c = 0), which costs no draw of its own; the half step of BAOAB before that O
+    starts at rest. From then on the momentum lies in `state.extra["momentum"]`. BAOAB draws
     one normal tensor a step and OBABO two.
 
     A move to a non-finite value or gradient is not made: the chain stays at its last finite
@@ -83,8 +84,10 @@ class Underdamped(Kernel):
     max_bad: float = 0.1
     """tolerated share of non-finite chains"""
 
+    steps_alike: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        check_settings(self.steps, self.step_size, None)
+        check_settings(self.steps, self.step_size, max_bad=self.max_bad)
         check_positive("friction", self.friction)
         check_positive("temperature", self.temperature, allow_zero=True)
         if self.scheme not in ("baoab", "obabo"):
@@ -112,9 +115,8 @@ class Underdamped(Kernel):
                 "Underdamped.refresh"
             )
         u, value, grad = state.u, state.log_density, state.grad
-        h, scale = at(self.step_size, state.step), at(self.temperature, state.step) ** 0.5
-        if isinstance(h, Tensor):
-            h = h.to(u)  # a float64 step size must not turn float32 positions into float64 ones
+        h = resolve_step_size(self.step_size, state.step, u)
+        scale = at(self.temperature, state.step) ** 0.5
         p = state.extra.get(MOMENTUM)
         if self.scheme == "baoab":
             kicked = 0.5 * h * grad if p is None else p + 0.5 * h * grad

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lv_core import Cosine, DivergenceError, Draws, stream
+from lv_core import Cosine, DivergenceError, Draws, Shard, stream
 from lv_core.evidence import Joint, elbo
 from lv_core.targets import Gaussian, LinearGaussian
 from lv_core.variational import DiagonalGaussian, FitState, LocalFit, elbo_terms
@@ -199,6 +199,32 @@ def test_a_last_step_that_leaves_the_support_is_taken_back() -> None:
     assert torch.equal(result.q.log_scale, start.log_scale)
 
 
+@pytest.mark.parametrize("noise", ["fresh", "shared"])
+def test_the_reported_values_are_those_of_the_reported_posterior(noise) -> None:
+    def edge(z: Tensor) -> Tensor:
+        return torch.where(z[..., 0] > 0.5, torch.nan, 10 * z.sum(-1))
+
+    # The first item steps over the edge, the second is far from it.
+    mean = torch.tensor([[0.0], [-5.0]], dtype=DOUBLE)
+    start = DiagonalGaussian(mean, torch.full((2, 1), -9.0).double())
+    fit = LocalFit(steps=1, lr=0.9, max_bad=1.0, noise=noise)
+    result = fit.fit(edge, None, start, generator=stream(0, "edge"))
+    assert result.bad.tolist() == [True, False]
+    expected = elbo_terms(Joint(edge), result.q, noise=(result.z - result.q.mean) / result.q.scale)
+    assert_close(result.objective, expected.objective)
+    assert_close(result.nll, expected.nll)
+    assert_close(result.kl, result.q.kl())
+    assert torch.isfinite(result.objective).all()
+
+
+def test_a_log_of_nothing_but_bad_items_is_finite() -> None:
+    start = DiagonalGaussian(torch.zeros(2, 1, dtype=DOUBLE), torch.zeros(2, 1, dtype=DOUBLE))
+    fit = LocalFit(steps=1, lr=0.1, max_bad=1.0)
+    logs = fit.fit(lambda z: torch.nan * z.sum(-1), None, start).logs()
+    assert logs["bad"] == 1.0
+    assert all(math.isfinite(value.item()) for value in logs.values())
+
+
 # --- closed forms -----------------------------------------------------------------------------
 
 
@@ -334,6 +360,36 @@ def test_a_fit_reports_its_floor_for_its_prior() -> None:
     assert_close(result.logs()["kl_above_floor"], (result.kl - idle.kl).mean())
 
 
+@pytest.mark.parametrize("prior", ["standard", "gaussian"])
+def test_the_floor_survives_a_resume(prior) -> None:
+    fit = LocalFit(steps=9, lr=0.05)
+    start = fit.start(torch.full((6, 3), 2.0).double())
+    start = replace(start, mean=start.mean + 2.0)
+    expected = fit.kl_floor(start, PRIORS[prior])
+    # Broken off and resumed, by single steps and by fits of fewer steps.
+    state = fit.init(start)
+    for _ in range(4):
+        state, _ = fit.step(Joint(likelihood, PRIORS[prior]), state)
+    state = FitState.from_state_dict(state.state_dict())
+    assert_close(fit.fit(likelihood, PRIORS[prior], state).kl_floor, expected)
+    short = replace(fit, steps=4).fit(likelihood, PRIORS[prior], start)
+    assert_close(fit.fit(likelihood, PRIORS[prior], short.state).kl_floor, expected)
+    # Wrong control: the floor of the fewer steps, as it was when the state was made.
+    assert ((short.kl_floor - expected).abs() > 1e-2).all()
+
+
+def test_the_floor_is_that_of_the_steps_whichever_settings_took_them() -> None:
+    def idle(z: Tensor) -> Tensor:
+        return 0.0 * z.sum(-1)
+
+    fast, slow = LocalFit(steps=4, lr=0.1), LocalFit(steps=9, lr=0.01)
+    start = DiagonalGaussian(torch.ones(2, 3).double(), torch.full((2, 3), -1.0).double())
+    result = slow.fit(idle, None, fast.fit(idle, None, start).state)
+    # Without data the whole divergence is floor.
+    assert_close(result.kl_floor, result.kl)
+    assert ((slow.kl_floor(start) - result.kl).abs() > 1e-2).all()
+
+
 def test_below_the_free_nats_the_prior_does_not_pull() -> None:
     start = DiagonalGaussian(torch.full((1, 2), 0.3).double(), torch.zeros(1, 2).double())
     fit = LocalFit(steps=20, lr=0.05, nats=0.5)
@@ -369,6 +425,36 @@ def test_resumes_bit_exactly(noise) -> None:
     assert not torch.allclose(cold.q.mean, whole.q.mean)
     with pytest.raises(ValueError, match="has 9 steps of 9"):
         fit.fit(likelihood, None, result.state)
+
+
+@pytest.mark.parametrize("noise", ["fresh", "shared", "antithetic"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_going_on_from_a_result_is_bit_exact(noise, sharded) -> None:
+    def source() -> Shard | torch.Generator:
+        generator = stream(0, "go on")
+        return Shard(generator=generator, rank=1, world=2) if sharded else generator
+
+    fit = LocalFit(steps=9, lr=0.1, noise=noise, samples=2)
+    start = fit.start(torch.zeros(6, 3, dtype=DOUBLE))
+    whole = fit.fit(likelihood, None, start, generator=source())
+    generator = source()
+    half = replace(fit, steps=4).fit(likelihood, None, start, generator=generator)
+    result = fit.fit(likelihood, None, half.state, generator=generator)
+    assert torch.equal(result.q.mean, whole.q.mean)
+    assert torch.equal(result.q.log_scale, whole.q.log_scale)
+    assert torch.equal(result.trace.objective, whole.trace.objective[4:])
+    assert torch.equal(result.z, whole.z)
+    # The draws of the half are not the numbers that its next step then used.
+    if noise != "shared":
+        assert (half.objective - result.trace.objective[0]).abs().min() > 1e-6
+
+
+def test_the_closing_draws_are_not_those_of_a_report_from_the_same_generator() -> None:
+    generator = stream(0, "closing")
+    start = DiagonalGaussian(torch.zeros(6, 3, dtype=DOUBLE), torch.zeros(6, 3, dtype=DOUBLE))
+    result = LocalFit(steps=2, lr=0.1).fit(likelihood, None, start, generator=generator)
+    report = elbo(Joint(likelihood), result.q, samples=1, generator=generator)
+    assert (report.mean - result.objective).abs().min() > 1e-6
 
 
 def test_a_warm_start_begins_at_the_earlier_result() -> None:
@@ -516,6 +602,50 @@ def test_labels_an_objective_with_a_light_divergence_as_no_bound() -> None:
     assert LocalFit(steps=1, lr=0.1, kl_weight=2.0, nats=1.0).bound == "lower"
 
 
+class Unnormalized(Pushed):
+    """A prior that knows that it does not know its normaliser."""
+
+    def log_normalizer(self) -> float:
+        raise NotImplementedError
+
+
+class Normalized(Pushed):
+    """A prior that knows its normaliser, as a tensor of a parameter."""
+
+    def __init__(self) -> None:
+        self.shift = torch.tensor(3.0, dtype=DOUBLE, requires_grad=True)
+
+    def log_density(self, u: Tensor) -> Tensor:
+        return DiagonalGaussian.standard(u).log_prob(u) + self.shift
+
+    def log_normalizer(self) -> Tensor:
+        return self.shift
+
+
+def test_labels_an_objective_with_an_unnormalised_prior_as_no_bound() -> None:
+    fit = LocalFit(steps=1, lr=0.1)
+    start = fit.start(torch.zeros(6, 3, dtype=DOUBLE))
+    result = fit.fit(banana, Unnormalized(), start)
+    assert result.bound == "none"
+    assert "objective_not_a_bound" in result.logs()
+    assert fit.fit(banana, Normalized(), start).bound == "lower"
+    assert fit.fit(banana, None, start).bound == "lower"
+
+
+def test_a_known_normaliser_is_subtracted_in_steps_and_result() -> None:
+    fit = LocalFit(steps=3, lr=0.1, samples=64)
+    prior = Normalized()
+    start = DiagonalGaussian(torch.zeros(6, 3, dtype=DOUBLE), torch.zeros(6, 3, dtype=DOUBLE))
+    result = fit.fit(banana, prior, start, generator=stream(0, "known"))
+    assert prior.shift.grad is None
+    assert not result.kl.requires_grad
+    assert not result.trace.kl.requires_grad
+    # At the start q is the prior, and the sampled divergence is noise of standard error
+    # sqrt(3 / 2) / 8 = 0.15; without the subtraction it would be about -3.
+    assert (result.trace.kl[0].abs() < 0.77).all()
+    assert (result.kl > -0.77).all()
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 
@@ -530,7 +660,9 @@ def test_labels_an_objective_with_a_light_divergence_as_no_bound() -> None:
         ({"kl_weight": -1.0}, "kl_weight must not be negative"),
         ({"nats": -1.0}, "nats must not be negative"),
         ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\)"),
-        ({"eps": -1.0}, "eps and weight_decay must not be negative"),
+        ({"eps": -1.0}, r"eps must be positive, got -1\.0"),
+        ({"eps": 0.0}, r"eps must be positive, got 0\.0"),
+        ({"weight_decay": -1.0}, r"weight_decay must not be negative, got -1\.0"),
         ({"noise": "antithetic", "samples": 3}, "samples must be even"),
     ],
 )
@@ -554,3 +686,21 @@ def test_refuses_a_likelihood_of_the_wrong_shape() -> None:
         fit.fit(lambda z: -z.square(), None, start)
     with pytest.raises(ValueError, match="does not depend on u"):
         fit.fit(lambda z: -z.detach().square().sum(-1), None, start)
+
+
+def test_names_the_prior_where_the_prior_has_the_wrong_shape() -> None:
+    fit, start = LocalFit(steps=1, lr=0.1), DiagonalGaussian(torch.zeros(6, 3), torch.zeros(6, 3))
+
+    def right(z: Tensor) -> Tensor:
+        return -z.square().sum(-1)
+
+    def wrong(z: Tensor) -> Tensor:
+        return -z.square()
+
+    message = r"^prior must return one value per item, shape \(\*batch,\) = \(6,\), got \(6, 3\)"
+    with pytest.raises(ValueError, match=message):
+        fit.fit(right, wrong, start)
+    with pytest.raises(ValueError, match=message):
+        elbo_terms(Joint(right, wrong), start)
+    with pytest.raises(ValueError, match=r"^log_likelihood must return one value per item"):
+        elbo_terms(Joint(wrong, right), start)

@@ -107,3 +107,26 @@ def fresh_noise(source: Source, device: torch.device) -> Source:
     # One synchronisation per report, not per step.
     seed = torch.empty((), dtype=torch.int64, device=where).random_(generator=source).item()
     return stream(int(seed), "fresh noise", device=where)
+
+
+def aside(source: Source, name: str) -> Source:
+    """Returns a stream that is a function of where `source` stands, and draws nothing from it.
+
+    A fit that reports where it stands and then goes on must take the steps it would have taken.
+    Torch's global generator and given draws are passed on as they are, and drawn from.
+
+    Arguments:
+        source: What the caller gave.
+        name: What the stream is for; another name gives other numbers.
+    """
+    if isinstance(source, Shard):
+        child = aside(source.generator, name)
+        assert isinstance(child, torch.Generator)
+        return Shard(generator=child, rank=source.rank, world=source.world)
+    if not isinstance(source, torch.Generator):
+        return source
+    # One synchronisation where the device is no CPU, per result and not per step.
+    copy = torch.Generator(device=source.device)
+    copy.set_state(source.get_state())
+    seed = torch.empty((), dtype=torch.int64, device=source.device).random_(generator=copy).item()
+    return stream(int(seed), name, device=source.device)

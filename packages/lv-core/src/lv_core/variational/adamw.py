@@ -37,18 +37,19 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.999)
     """decay of the averages of gradient and square, in [0, 1)"""
     eps: float = 1e-8
-    """added to the root of the second moment"""
+    """added to the root of the second moment, positive: a gradient of zero divides by it"""
     weight_decay: float = 0.0
     """share of the value taken off per unit of learning rate"""
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
-        if not (self.eps >= 0 and self.weight_decay >= 0):
+        if not self.eps > 0:
             raise ValueError(
-                f"eps and weight_decay must not be negative, got {self.eps} and "
-                f"{self.weight_decay}"
+                f"eps must be positive, got {self.eps}: without it a gradient of zero gives NaN"
             )
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
     def update(self, moments: Moments, grad: Tensor, *, step: int, lr: float) -> Moments:
         """Returns value and moments after one step down `grad`; `step` counts from 0."""

@@ -1,6 +1,7 @@
 """Local variational inference: a posterior for each item, fitted by gradient steps."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lv_core.density import LogDensity
 from lv_core.errors import DivergenceError
+from lv_core.evidence.estimate import aside
 from lv_core.evidence.joint import Joint, LatentPrior
 from lv_core.random import Source
 from lv_core.variational.adamw import Moments
@@ -25,8 +27,9 @@ class LocalFit(FitSettings):
     """Fits a Gaussian posterior to each item by steps of AdamW on its mean and spread.
 
     Maximises `E_q[log p(x | z)] - KL(q, prior)` item by item: no amortisation, no parameters; the
-    optimiser is arithmetic on tensors, so an item's result does not depend on its batch. Gradients
-    are taken with respect to the latent alone.
+    optimiser is arithmetic on tensors, so that given its noise an item's result does not depend
+    on its batch; which numbers of a generator an item gets does. Gradients are taken with respect
+    to the latent alone.
 
     With `noise="shared"` one draw serves all steps, and the optimiser learns to use it: any point
     z lies within reach of a small divergence once the noise is known. The objective is then no
@@ -59,8 +62,8 @@ class LocalFit(FitSettings):
         stays there, and is marked in `state.bad`; it does not touch the others.
 
         Raises:
-            ValueError: If the likelihood does not return one value per item or does not depend
-                on its argument.
+            ValueError: If likelihood or prior does not return one value per item or does not
+                depend on its argument.
         """
         q = self.posterior(state)
         noise = self._draw(q.mean, generator) if state.noise is None else state.noise
@@ -73,15 +76,15 @@ class LocalFit(FitSettings):
         stay = over_event(bad, q)
         back = (state.previous_mean, state.previous_spread)
         moved = []
-        for moments, new, before in zip(
-            (state.mean, state.spread), self._move(state, slope), back, strict=True
-        ):
+        here = (state.mean, state.spread)
+        there = self._move(*here, slope, step=state.step)
+        for moments, new, before in zip(here, there, back, strict=True):
             kept = (before, moments.first, moments.second)
             pairs = zip(kept, new, strict=True)
             moved.append(Moments(*(torch.where(stay, old, fresh) for old, fresh in pairs)))
         return Stepped(
             replace(
-                state,
+                self._drift(state, joint.prior),
                 mean=moved[0],
                 spread=moved[1],
                 previous_mean=torch.where(stay, back[0], state.mean.value),
@@ -108,22 +111,19 @@ class LocalFit(FitSettings):
                 than one sample is evaluated at a time.
             prior: `DiagonalGaussian` (its axes broadcast), None for the standard normal, a log
                 density, or a prior with `log_density` and `push`; the first two have a closed
-                form, for the others the divergence is averaged over the draws.
+                form, for the others the divergence is averaged over the draws. A plain log
+                density is taken as normalised; see `Joint`.
             start: Where to begin: `self.start(...)`, the output of an encoder, an earlier result
                 (a warm start with a new optimiser), or a state to go on from until `steps`.
             generator: Source of randomness.
 
         Raises:
             DivergenceError: If more than `max_bad` of the items became non-finite.
-            ValueError: If a state already has `steps` steps, or the likelihood does not return
-                one value per item.
+            ValueError: If a state already has `steps` steps, or likelihood or prior does not
+                return one value per item.
         """
         joint = Joint(log_likelihood, prior)
-        if isinstance(start, FitState):
-            state = start
-        else:
-            state = self.init(start, generator=generator)
-            state = replace(state, kl_floor=self.kl_floor(self.posterior(state), prior))
+        state = start if isinstance(start, FitState) else self.init(start, generator=generator)
         if state.step >= self.steps:
             raise ValueError(f"the state has {state.step} steps of {self.steps}: raise steps")
         course = []
@@ -144,21 +144,33 @@ class LocalFit(FitSettings):
             q: Where the fit begins.
             prior: As in `fit`; the floor is None unless it is a `DiagonalGaussian` or None.
         """
-        if not (prior is None or isinstance(prior, DiagonalGaussian)):
-            return None
         state = self._blank(q.detach())
         for step in range(self.steps):
-            here = self.posterior(state)
-            gate = kl_gate(here.kl(prior), here, kl_weight=self.kl_weight, nats=self.nats)
-            slope = Gradient(*(gate * grad for grad in kl_gradient(here, prior)))
-            mean, spread = self._move(state, slope)
-            state = replace(state, mean=mean, spread=spread, step=step + 1)
-        return self.posterior(state).kl(prior)
+            state = replace(self._drift(state, prior), step=step + 1)
+        return self._floor(state, prior)
 
     def posterior(self, state: FitState) -> DiagonalGaussian:
         """Returns the distributions that a state stands for."""
-        log_scale = state.spread.value / self._unit
-        return DiagonalGaussian(state.mean.value, log_scale, event_ndim=state.event_ndim)
+        return self._gaussian(state.mean, state.spread, state)
+
+    def _gaussian(self, mean: Moments, spread: Moments, state: FitState) -> DiagonalGaussian:
+        log_scale = spread.value / self._unit
+        return DiagonalGaussian(mean.value, log_scale, event_ndim=state.event_ndim)
+
+    def _drift(self, state: FitState, prior: LatentPrior) -> FitState:
+        # The step that the data would not have changed.
+        if not (prior is None or isinstance(prior, DiagonalGaussian)):
+            return state
+        q = self._gaussian(state.idle_mean, state.idle_spread, state)
+        gate = kl_gate(q.kl(prior), q, kl_weight=self.kl_weight, nats=self.nats)
+        slope = Gradient(*(gate * grad for grad in kl_gradient(q, prior)))
+        mean, spread = self._move(state.idle_mean, state.idle_spread, slope, step=state.step)
+        return replace(state, idle_mean=mean, idle_spread=spread)
+
+    def _floor(self, state: FitState, prior: LatentPrior) -> Tensor | None:
+        if not (prior is None or isinstance(prior, DiagonalGaussian)):
+            return None
+        return self._gaussian(state.idle_mean, state.idle_spread, state).kl(prior)
 
     @property
     def _unit(self) -> float:
@@ -167,9 +179,12 @@ class LocalFit(FitSettings):
     def _blank(self, q: DiagonalGaussian) -> FitState:
         mean, spread = q.mean, q.log_scale * self._unit
         zero = torch.zeros_like(mean)
+        at_mean, at_spread = Moments(mean, zero, zero), Moments(spread, zero, zero)
         return FitState(
-            mean=Moments(mean, zero, zero),
-            spread=Moments(spread, zero, zero),
+            mean=at_mean,
+            spread=at_spread,
+            idle_mean=at_mean,
+            idle_spread=at_spread,
             previous_mean=mean,
             previous_spread=spread,
             bad=torch.zeros(q.batch_shape, dtype=torch.bool, device=mean.device),
@@ -182,26 +197,33 @@ class LocalFit(FitSettings):
             return torch.cat((half, -half))
         return sample_noise(like, self.samples, generator)
 
-    def _move(self, state: FitState, slope: Gradient) -> tuple[Moments, Moments]:
-        lr = self.learning_rate(state.step)
-        mean = self.update(state.mean, slope.mean, step=state.step, lr=lr)
-        down = slope.log_scale / self._unit
-        return mean, self.update(state.spread, down, step=state.step, lr=lr)
+    def _move(
+        self, mean: Moments, spread: Moments, slope: Gradient, *, step: int
+    ) -> tuple[Moments, Moments]:
+        lr, down = self.learning_rate(step), slope.log_scale / self._unit
+        return (
+            self.update(mean, slope.mean, step=step, lr=lr),
+            self.update(spread, down, step=step, lr=lr),
+        )
 
     @torch.no_grad()
     def _result(
         self, joint: Joint, state: FitState, course: list[ElboTerms], generator: Source
     ) -> FitResult:
         q = self.posterior(state)
-        noise = self._draw(q.mean, generator) if state.noise is None else state.noise
-        terms = elbo_terms(
+        noise = state.noise
+        if noise is None:
+            # Drawn aside, so that more steps go on with the numbers they would have had.
+            noise = self._draw(q.mean, aside(generator, "closing evaluation"))
+        evaluate = partial(
+            elbo_terms,
             joint,
-            q,
             kl_weight=self.kl_weight,
             nats=self.nats,
             chunk=self.chunk,
             noise=noise,
         )
+        terms = evaluate(q)
         # The last step may have led outside the support as well.
         lost = ~torch.isfinite(terms.objective) & ~state.bad
         stay = over_event(lost, q)
@@ -215,21 +237,23 @@ class LocalFit(FitSettings):
         )
         self._check(state)
         q = self.posterior(state)
+        if bool(lost.any()):
+            terms = evaluate(q)  # those above belong to where the lost items no longer are
         return FitResult(
             q=q,
             z=q.rsample(noise),
             objective=terms.objective,
             nll=terms.nll,
             kl=terms.kl,
-            kl_floor=state.kl_floor,
-            bound=self.bound,
+            kl_floor=self._floor(state, joint.prior),
+            bound=self.bound if joint.normalized else "none",
             bad=state.bad,
             trace=FitTrace(*(torch.stack(part) for part in zip(*course, strict=True))),
             state=state,
         )
 
     def _check(self, state: FitState) -> None:
-        share = state.bad.double().mean().item()  # the only synchronisation with the device
+        share = state.bad.double().mean().item()  # synchronises with the device, once per fit
         if share > self.max_bad:
             raise DivergenceError(
                 f"{share:.1%} of the items met a non-finite objective or gradient by step "

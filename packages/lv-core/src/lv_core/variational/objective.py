@@ -52,7 +52,8 @@ def elbo_terms(
             `samples` and `generator`.
 
     Raises:
-        ValueError: If the likelihood does not return one value per item.
+        ValueError: If the likelihood, or a prior without a closed form, does not return one
+            value per item.
     """
     eps = sample_noise(q.mean, samples, generator) if noise is None else noise
     u = q.rsample(eps)
@@ -65,7 +66,11 @@ def elbo_terms(
 def divergence(
     joint: Joint, q: DiagonalGaussian, u: Float[Tensor, "samples ..."], *, chunk: int | None = None
 ) -> Float[Tensor, "..."]:
-    """Returns KL(q, prior): in closed form, or from the draws `u` and the entropy of q."""
+    """Returns KL(q, prior): in closed form, or from the draws `u` and the entropy of q.
+
+    Raises:
+        ValueError: If a prior without a closed form does not return one value per item.
+    """
     kl = joint.divergence(q)
     if kl is not None:
         return kl
@@ -73,7 +78,9 @@ def divergence(
     def log_prior(z: Tensor) -> Tensor:
         return joint.prior_at(z, event_ndim=q.event_ndim)
 
-    return -q.entropy() - over_samples(log_prior, u, chunk=chunk).mean(0)
+    value = over_samples(log_prior, u, chunk=chunk)
+    check_items(value, q, name="prior")
+    return -q.entropy() - value.mean(0)
 
 
 def penalty(kl: Tensor, nats: float) -> Tensor:
@@ -81,15 +88,15 @@ def penalty(kl: Tensor, nats: float) -> Tensor:
     return free_nats(kl, nats) if nats > 0 else kl
 
 
-def check_items(value: Tensor, q: DiagonalGaussian) -> None:
+def check_items(value: Tensor, q: DiagonalGaussian, *, name: str = "log_likelihood") -> None:
     """Raises unless `value` has one entry per sample and item.
 
     Raises:
-        ValueError: Names both shapes.
+        ValueError: Names both shapes, and by `name` the function that returned `value`.
     """
     if value.shape[1:] != q.batch_shape:
         raise ValueError(
-            f"log_likelihood must return one value per item, shape (*batch,) = "
+            f"{name} must return one value per item, shape (*batch,) = "
             f"{tuple(q.batch_shape)}, got {tuple(value.shape[1:])} for a mean of shape "
             f"{tuple(q.mean.shape)} with event_ndim={q.event_ndim}; sum over the event, not over "
             "the batch"

@@ -79,7 +79,10 @@ class FitSettings(AdamW):
 
     @property
     def bound(self) -> Literal["lower", "none"]:
-        """Whether the objective is a lower bound on the log evidence in expectation."""
+        """Whether the objective is a lower bound on the log evidence in expectation.
+
+        Given a normalised prior; the result of a fit knows its prior, and says "none" without.
+        """
         return "lower" if self.noise != "shared" and self.kl_weight >= 1 else "none"
 
     def learning_rate(self, step: int) -> float:

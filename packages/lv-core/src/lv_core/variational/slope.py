@@ -67,8 +67,8 @@ def loss_slope(
         chunk: Samples evaluated at a time; None = all.
 
     Raises:
-        ValueError: If the likelihood does not return one value per item, or does not depend on
-            its argument.
+        ValueError: If likelihood or prior does not return one value per item, or does not depend
+            on its argument.
     """
     u, prior = q.rsample(eps), joint.prior
     pushed = isinstance(prior, LogDensityPrior)
@@ -81,8 +81,8 @@ def loss_slope(
     else:
         log_prior = prior.log_density if isinstance(prior, LogDensityPrior) else prior
         prior_value, prior_grad = _over_chunks(log_prior, u, chunk)
-        check_items(prior_value, q)
-        kl = -q.entropy() - prior_value.mean(0)
+        check_items(prior_value, q, name="prior")
+        kl = -q.entropy() - prior_value.mean(0) + _number(joint.log_normalizer)
         kl_grad = Gradient(-prior_grad.mean(0), -1 - (prior_grad * path).mean(0))
     gate = kl_gate(kl, q, kl_weight=kl_weight, nats=nats)
     terms = ElboTerms(-nll - kl_weight * penalty(kl, nats), nll, kl)
@@ -90,6 +90,10 @@ def loss_slope(
         gate * kl_grad.mean - grad.mean(0), gate * kl_grad.log_scale - (grad * path).mean(0)
     )
     return Slope(terms, gradient)
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 class _Sampled(NamedTuple):

@@ -13,6 +13,9 @@ from lv_core.variational.objective import ElboTerms
 __all__ = ["FitResult", "FitState", "FitTrace", "Stepped"]
 
 
+_MOMENTS = ("mean", "spread", "idle_mean", "idle_spread")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitState:
     """Everything a fit needs to go on; a plain record of tensors, hence a checkpoint.
@@ -25,7 +28,11 @@ class FitState:
         bad: True for items frozen after a non-finite value, shape `(*batch,)`.
         noise: The draws shared by all steps, `(samples, *batch, *event)`; None where each step
             draws its own.
-        kl_floor: The divergence that the same settings leave without data, `(*batch,)`, or None.
+        idle_mean: Where the same steps have led without any data, with their moments: what the
+            floor of the divergence is read from, whichever settings took the steps, and however
+            often the fit was broken off. It stays at the start where the prior has no closed
+            form.
+        idle_spread: The spreads that go with it.
         event_ndim: How many of the last axes belong to one item.
         step: Steps done.
     """
@@ -35,20 +42,21 @@ class FitState:
     previous_mean: Tensor
     previous_spread: Tensor
     bad: Tensor
+    idle_mean: Moments
+    idle_spread: Moments
     noise: Tensor | None = None
-    kl_floor: Tensor | None = None
     event_ndim: int = 1
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and numbers alone, loadable with `weights_only=True`."""
         record = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**record, "mean": tuple(self.mean), "spread": tuple(self.spread)}
+        return {**record, **{name: tuple(record[name]) for name in _MOMENTS}}
 
     @classmethod
     def from_state_dict(cls, record: dict[str, Any]) -> "FitState":
         """Returns the state saved by `state_dict`."""
-        moments = {name: Moments(*record[name]) for name in ("mean", "spread")}
+        moments = {name: Moments(*record[name]) for name in _MOMENTS}
         return cls(**{**record, **moments})
 
 
@@ -83,11 +91,16 @@ class FitResult:
         nll: Negative log-likelihood, `(*batch,)`.
         kl: Divergence from the prior, `(*batch,)`.
         kl_floor: The divergence that is left when the same steps are taken without any data:
-            what a fit of so few steps cannot pay off. None where it has no closed form.
-        bound: "lower" where the objective is a lower bound in expectation, "none" otherwise.
+            what a fit of so few steps cannot pay off. Of all steps since the start, those before
+            the fit was resumed included. None where it has no closed form.
+        bound: "lower" where the objective is a lower bound in expectation, "none" otherwise, as
+            with an unnormalised prior; a prior that is a plain function is taken as normalised.
         bad: True for items frozen after a non-finite value.
         trace: The course of the fit.
-        state: Where the fit stands; more steps go on from here.
+        state: Where the fit stands; more steps go on from here. With the same generator, or its
+            saved state, they are bit for bit those of a fit that never stopped, for the draws
+            `z` come from a stream of their own. Not so without a generator or with `Draws`,
+            from which fresh noise for `z` takes its share.
     """
 
     q: DiagonalGaussian
@@ -111,12 +124,12 @@ class FitResult:
 
         `objective`, named `objective_not_a_bound` where it is none; `nll`, `kl`, `bad` (share
         of the items), and with a closed-form prior `kl_floor` and `kl_above_floor`. A divergence
-        at its floor says that the latent carries nothing.
+        at its floor says that the latent carries nothing. All means are 0 where every item is bad.
         """
         good = ~self.bad
 
         def mean(value: Tensor) -> Tensor:
-            return torch.where(good, value, 0.0).sum() / good.sum()
+            return torch.where(good, value, 0.0).sum() / good.sum().clamp(min=1)
 
         name = "objective" if self.is_bound else "objective_not_a_bound"
         logs = {name: mean(self.objective), "nll": mean(self.nll), "kl": mean(self.kl)}

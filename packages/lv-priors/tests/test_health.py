@@ -88,6 +88,19 @@ def test_divergence_comes_first(value) -> None:
     assert "the prior has diverged" in words(z[0], broken, factor=1.0)[0]
 
 
+def test_divergence_within_the_window_is_not_forgotten() -> None:
+    z = 0.5 * torch.randn(2, 500, 3)
+    health = EnergyHealth(EnergyPrior(Scaled(1.0), 3, scale=0.5), window=4)
+    health.update(z[0] * float("nan"), z[1])
+    health.update(z[0], 6 * z[1])
+    first, second = health.words()
+    assert first.startswith("a sign is not finite in 1 of the last 2 updates")
+    assert "the chain escapes" in second
+    for _ in range(4):
+        health.update(z[0], z[1])
+    assert health.words()[0].startswith("healthy: gap ")
+
+
 def test_only_recent_updates_count() -> None:
     z = 0.5 * torch.randn(2, 500, 3)
     health = EnergyHealth(EnergyPrior(Scaled(0.0), 3, scale=0.5), window=3)

@@ -57,15 +57,14 @@ def test_defaults_tell_distant_normals_in_eight_dimensions(seed) -> None:
 
 def test_telescoping_with_a_large_magnitude_beats_one_plain_classifier() -> None:
     # Both learn their quadratic from nothing with the same steps.
-    for seed in range(2):
-        generator = stream(seed, "compare")
-        p, q = torch.randn(50_000, 4, generator=generator), narrow(50_000, 4, generator)
-        many = RatioEstimator(stages=6, magnitude=100.0, network=POLYNOMIAL)
-        one = RatioEstimator(stages=1, magnitude=1.0, network=POLYNOMIAL)
-        for estimator in (many, one):
-            estimator.fit(p, q, steps=200, lr=5e-3, generator=stream(seed, "fit"))
-        best, plain = errors(many, 4, generator), errors(one, 4, generator)
-        assert all(3 * b < a for a, b in zip(plain, best, strict=True))
+    generator = stream(0, "compare")
+    p, q = torch.randn(50_000, 4, generator=generator), narrow(50_000, 4, generator)
+    many = RatioEstimator(stages=6, magnitude=100.0, network=POLYNOMIAL)
+    one = RatioEstimator(stages=1, magnitude=1.0, network=POLYNOMIAL)
+    for estimator in (many, one):
+        estimator.fit(p, q, steps=200, lr=5e-3, generator=stream(0, "fit"))
+    best, plain = errors(many, 4, generator), errors(one, 4, generator)
+    assert all(3 * b < a for a, b in zip(plain, best, strict=True))
 
 
 def test_every_stage_approaches_its_own_optimum() -> None:
@@ -107,9 +106,10 @@ def test_perceptron_learns_what_is_not_normal() -> None:
     generator = stream(0, "mixture")
     p, x = draw(20_000, generator), draw(2000, generator)
     errors = []
-    for lr in (1e-9, 1e-2):  # the skip connection alone, and with the perceptron
+    # The skip connection alone, and with the perceptron.
+    for lr, steps in ((1e-9, 1), (1e-2, 400)):
         estimator = RatioEstimator(stages=3, network=StageSettings(width=64))
-        estimator.fit(p, steps=400, batch_size=128, lr=lr, generator=stream(0, "fit"))
+        estimator.fit(p, steps=steps, batch_size=128, lr=lr, generator=stream(0, "fit"))
         errors.append((estimator.log_ratio(x) - log_ratio(x)).square().mean().sqrt().item())
     assert errors[1] < 0.25 < 0.4 < errors[0]
 
@@ -198,6 +198,50 @@ def test_resumes_bit_for_bit(coupled, skip) -> None:
     assert resumed.step == 20
     assert torch.equal(resumed.log_ratio(p), whole.log_ratio(p))
     assert resumed.records == whole.records
+
+
+def test_a_fit_that_is_over_says_so() -> None:
+    p, q = samples()
+    estimator = RatioEstimator(network=SMALL).fit(p, q, steps=3)
+    with pytest.raises(ValueError, match=r"has made 3 of 3 steps: raise steps to go on, or make"):
+        estimator.fit(p, q, steps=3)
+    with pytest.raises(ValueError, match=r"has made 3 of 2 steps"):
+        estimator.fit(p + 1, q, steps=2)
+    assert estimator.fit(p, q, steps=4).step == 4
+
+
+@pytest.mark.parametrize("change", ["p", "q", "no q"])
+def test_other_samples_are_refused_on_resume(change) -> None:
+    p, q = samples()
+    state = RatioEstimator(network=SMALL).fit(p, q, steps=2).state_dict()
+    estimator = RatioEstimator(network=SMALL)
+    estimator.load_state_dict(state)
+    before = estimator.log_ratio(p)
+    x, y = {"p": (p.roll(1, 1), q), "q": (p, q + 1e-3), "no q": (p, None)}[change]
+    name = change[-1]
+    with pytest.raises(ValueError, match=f"{name} must be the samples that the first 2 steps"):
+        estimator.fit(x, y, steps=4)
+    assert estimator.step == 2
+    assert torch.equal(estimator.log_ratio(p), before)
+
+
+def test_other_dtypes_are_converted() -> None:
+    p, q = samples()
+    estimator = RatioEstimator(network=SMALL).fit(p, q.double(), steps=3, generator=stream(0, ""))
+    same = RatioEstimator(network=SMALL).fit(p, q, steps=3, generator=stream(0, ""))
+    assert torch.equal(estimator.log_ratio(p), same.log_ratio(p))
+    wide = estimator.stage_log_ratios(p.double())
+    assert wide.dtype == estimator.log_ratio(p.double()).dtype == torch.float64
+    assert torch.equal(wide, estimator.stage_log_ratios(p).double())
+    assert estimator.fit(p.double(), q, steps=4).step == 4
+
+
+@pytest.mark.parametrize(("n", "held"), [(4, 2), (10, 2), (15, 2), (40, 4)])
+def test_few_samples_hold_out_two(n, held) -> None:
+    p, q = samples(n)
+    estimator = RatioEstimator(stages=2, network=SMALL).fit(p, q, steps=2)
+    assert len(estimator._fitted().split(p, 0.1, "p")[1]) == held
+    assert 0 < estimator.records[-1].ess <= 1
 
 
 def test_saved_state_does_not_change_as_learning_goes_on() -> None:
@@ -336,6 +380,8 @@ def test_wrong_samples_are_refused() -> None:
     p, q = samples()
     with pytest.raises(ValueError, match="p must have shape"):
         RatioEstimator().fit(p[:1], q)
+    with pytest.raises(ValueError, match="q must hold four or more samples, two to learn from"):
+        RatioEstimator().fit(p, q[:3])
     with pytest.raises(ValueError, match="q must be finite"):
         RatioEstimator().fit(p, q / 0)
     estimator = RatioEstimator(network=SMALL).fit(p, q, steps=1)

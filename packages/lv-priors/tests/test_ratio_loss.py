@@ -126,6 +126,13 @@ def test_effective_share_survives_hundreds_of_nats() -> None:
     assert ratio_mass(log_ratio).ess.item() == pytest.approx(0.5)
 
 
+def test_mass_of_one_sample_has_no_error() -> None:
+    mass = ratio_mass(torch.tensor([0.5]))
+    assert mass.mean.item() == pytest.approx(math.exp(0.5))
+    assert math.isnan(mass.standard_error.item())
+    assert mass.ess.item() == 1.0
+
+
 GOOD = {
     "loss": [5.5, 5.4],
     "accuracy": [0.6, 0.7],

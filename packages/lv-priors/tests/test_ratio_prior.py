@@ -110,7 +110,7 @@ def test_learning_without_calibration_reaches_a_normal() -> None:
     torch.manual_seed(0)
     data = normals(20_000, stream(0, "normal"))
     prior = RatioPrior(2, network=StageSettings(width=16, skip="quadratic"))
-    learn(prior, data, 600, lr=1e-2)
+    learn(prior, data, 400, lr=1e-2)
     u = normals(2000, stream(0, "test"))
     with torch.no_grad():
         assert rmse(prior.log_density(u), NORMAL.log_prob(u)) < 0.2
@@ -157,6 +157,9 @@ def test_steps_of_the_sampler_follow_the_waymark() -> None:
     prior.calibrate(0.1 * torch.randn(5000, 2, generator=stream(0, "narrow")))
     assert prior._kernel(0).step_size.tolist() == pytest.approx([0.05, 0.05], rel=0.05)
     assert prior._kernel(5).step_size.tolist() == pytest.approx([0.48, 0.48], rel=0.05)
+    whole = RatioPrior(2, sampler=Langevin(steps=3, step_size=1))
+    whole.load_state_dict(prior.state_dict())
+    assert whole._kernel(0).step_size.tolist() == pytest.approx([0.1, 0.1], rel=0.05)
     scheduled = Langevin(steps=3, step_size=Cosine(start=0.5, end=0.1, steps=3))
     other = RatioPrior(2, sampler=scheduled)
     assert other._kernel(0) is scheduled
@@ -328,3 +331,12 @@ def test_wrong_events_are_refused() -> None:
             call(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="u_posterior must hold two or more samples"):
         prior.calibrate(torch.zeros(1, 2))
+
+
+def test_posterior_samples_that_are_not_finite_are_refused() -> None:
+    prior, u = RatioPrior((2, 2)), torch.randn(10, 2, 2)
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    u[3, 0, 1] = math.nan
+    with pytest.raises(ValueError, match="u_posterior must be finite: remove rows that hold NaN"):
+        prior.calibrate(u)
+    assert all(torch.equal(value, before[name]) for name, value in prior.state_dict().items())

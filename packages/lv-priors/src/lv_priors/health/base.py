@@ -56,13 +56,18 @@ class Health(ABC):
         """Returns what the recent updates say, worst first; one line each."""
         if not self._recent:
             return ["no update has been seen yet"]
-        mean = {k: sum(r[k] for r in self._recent) / len(self._recent) for k in self._recent[0]}
-        found = []
-        if not all(map(math.isfinite, self._recent[-1].values())):
+        sound = [r for r in self._recent if all(map(math.isfinite, r.values()))]
+        lost, found = len(self._recent) - len(sound), []
+        if lost:
             found.append(
-                "a sign is not finite: the prior has diverged; go back to a checkpoint and lower "
-                "its learning rate or the step size of its chain"
+                f"a sign is not finite in {lost} of the last {len(self._recent)} updates: the "
+                "prior has diverged; go back to a checkpoint and lower its learning rate or the "
+                "step size of its chain"
             )
+        # NaN compares as false with every bound, which would hide other complaints.
+        if not sound:
+            return found
+        mean = {k: sum(r[k] for r in sound) / len(sound) for k in sound[0]}
         found += self._complaints(mean)
         return found or [f"healthy: {self._praise(mean)}"]
 

@@ -121,7 +121,7 @@ class RatioEstimator:
         Adam with a rate that falls to 0 as half a cosine; the network that answers is a moving
         average. Everything random in step t is a function of one seed and t, so an estimator that
         was loaded from `state_dict` goes on to exactly the weights of an uninterrupted fit, given
-        the same samples and settings.
+        the same samples and settings; other samples are refused, judged by their moments.
 
         Arguments:
             p: Samples of the numerator.
@@ -133,14 +133,14 @@ class RatioEstimator:
             average: Largest decay of the moving average of the weights, whose memory is at most
                 a fifth of the steps done.
             clip: Largest norm of the gradient.
-            holdout: Share of the samples kept for monitoring, in (0, 1).
+            holdout: Share of the samples kept for monitoring, in (0, 1); two or more.
             monitor_every: Steps between records.
             callback: Called with each record; returning True stops the fit.
             generator: Source of the seed; None = torch's global generator.
 
         Raises:
-            ValueError: If a set has fewer than two samples, the dimensions differ, or a setting
-                is out of range.
+            ValueError: If a set has fewer than four samples, the dimensions differ, a setting is
+                out of range, all steps are done already, or the samples before were others.
         """
         if min(steps, batch_size, monitor_every) < 1 or not (lr > 0 and clip > 0):
             raise ValueError(
@@ -154,10 +154,18 @@ class RatioEstimator:
         check_samples("p", p, p)
         if q is not None:
             check_samples("q", q, p)
+        dtype = p.dtype if self._learning is None else self._learning.center.dtype
+        p, q = p.to(dtype), None if q is None else q.to(dtype)
         if self._learning is None:
             seed = int(torch.randint(2**62, (1,), generator=generator).item())
             self._learning = self._start(p, q, seed, holdout)
         now = self._learning
+        if now.step >= steps:
+            raise ValueError(
+                f"the estimator has made {now.step} of {steps} steps: raise steps to go on, or "
+                "make a new estimator for other samples"
+            )
+        now.recognise(p=p, q=q)
         p, p_held = now.split(p, holdout, "p")
         if q is None:
             q_held = normal(p_held, stream(now.seed, "base", device=p.device))
@@ -190,6 +198,8 @@ class RatioEstimator:
     ) -> Float[Tensor, "..."]:
         """Returns f_k(x) (nats) of all stages from p to q, shape `(stages, *batch)`.
 
+        The network has the dtype of the fit's p; the result has that of `x`.
+
         Arguments:
             x: Points, in the units of the samples.
             chunk: Points that go through the network at once.
@@ -200,9 +210,9 @@ class RatioEstimator:
         now = self._fitted()
         if x.shape[-1:] != now.center.shape:
             raise ValueError(f"x must end in dimension {now.dim}, got shape {tuple(x.shape)}")
-        flat = now.standardized(x).reshape(-1, now.dim)
+        flat = now.standardized(x.to(now.center.dtype)).reshape(-1, now.dim)
         parts = [now.network.every(part) for part in torch.split(flat, chunk)]
-        return torch.cat(parts, dim=1).reshape(self.stages, *x.shape[:-1])
+        return torch.cat(parts, dim=1).reshape(self.stages, *x.shape[:-1]).to(x.dtype)
 
     def log_ratio(
         self, x: Float[Tensor, "*batch dim"], *, chunk: int = 8192

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lv_core import stream
 from lv_priors.ratio.loss import ratio_mass, stage_signs
 from lv_priors.ratio.network import StageNetwork, StageSettings
-from lv_priors.ratio.waymarks import Moments, stage_pairs
+from lv_priors.ratio.waymarks import Moments, moments, stage_pairs
 
 __all__ = ["FitRecord", "Learning", "check_samples"]
 
@@ -56,6 +56,7 @@ class Learning:
         self.center = like.new_zeros(dim)
         self.scale = like.new_ones(dim)
         self.coefficients = like.new_zeros(stages + 1, dtype=torch.float64)
+        self.seen: dict[str, tuple[Tensor, ...]] = {}
         # Layers draw their first weights from the global generator, which is the user's.
         with torch.random.fork_rng(devices=[]):
             self.learner = StageNetwork(dim, stages, settings=settings)
@@ -71,10 +72,37 @@ class Learning:
         """Returns samples in the coordinates of the network."""
         return (x - self.center) / self.scale
 
+    def recognise(self, **sets: Tensor | None) -> None:
+        """Keeps the moments of the sets at first, and then refuses sets with other moments.
+
+        Raises:
+            ValueError: If a set differs from that of the first call.
+        """
+        now = {name: tuple(moments(x)) for name, x in sets.items() if x is not None}
+        self.seen = self.seen or now
+        for name in sets:
+            ours, theirs = self.seen.get(name, ()), now.get(name, ())
+            # Devices add up in different orders; other samples differ by far more.
+            if len(ours) != len(theirs) or not all(map(_agree, ours, theirs)):
+                raise ValueError(
+                    f"{name} must be the samples that the first {self.step} steps learned from, "
+                    "got others, by their mean and covariance: make a new estimator for them"
+                )
+
     def split(self, x: Tensor, holdout: float, name: str) -> tuple[Tensor, Tensor]:
-        """Returns standardised samples to learn from, and those kept for monitoring."""
+        """Returns standardised samples to learn from, and those kept for monitoring.
+
+        Raises:
+            ValueError: If there are fewer than four.
+        """
+        if len(x) < 4:
+            raise ValueError(
+                f"{name} must hold four or more samples, two to learn from and two held out, got "
+                f"{len(x)}"
+            )
         order = torch.randperm(len(x), generator=stream(self.seed, "split", name)).to(x.device)
-        held = min(max(1, round(holdout * len(x))), len(x) - 1)
+        # A single held-out sample weighs 1 whatever its ratio, so it says nothing of the spread.
+        held = min(max(2, round(holdout * len(x))), len(x) - 2)
         x = self.standardized(x)
         return x[order[held:]], x[order[:held]]
 
@@ -126,17 +154,21 @@ class Learning:
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and numbers alone, loadable with `weights_only=True`."""
         plain = {n: getattr(self, n) for n in ("seed", "step", "dim")}
-        tensors = {n: getattr(self, n) for n in ("center", "scale", "coefficients")}
+        tensors = {n: getattr(self, n) for n in ("center", "scale", "coefficients", "seen")}
         parts = {n: getattr(self, n).state_dict() for n in ("learner", "network", "optimizer")}
         return deepcopy({**plain, **tensors, **parts})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
         state = deepcopy(state)
-        for name in ("seed", "step", "dim", "center", "scale", "coefficients"):
+        for name in ("seed", "step", "dim", "center", "scale", "coefficients", "seen"):
             setattr(self, name, state[name])
         for name in ("learner", "network", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a.to(b), b, rtol=1e-6, atol=1e-9 * b.abs().max().item())
 
 
 def best_gain(fixed: Tensor, perceptron: Tensor, magnitude: float) -> Tensor:

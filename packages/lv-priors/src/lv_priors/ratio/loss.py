@@ -52,8 +52,8 @@ def n2ce_loss(
 
     Source:
         Yu et al., "'Noisier' Noise Contrastive Estimation is (Almost) Maximum Likelihood", 2026,
-        eq. 5; M is the weight of the noise class in Rhodes et al., "Telescoping Density-Ratio
-        Estimation", 2020.
+        eq. 5. M is called `nu` in the code published with Rhodes et al., "Telescoping
+        Density-Ratio Estimation", 2020; that paper itself has no such weight.
 
     Example:
         >>> n2ce_loss(torch.zeros(4), torch.zeros(4), magnitude=1.0)  # 2 log 2
@@ -92,7 +92,8 @@ class RatioMass(NamedTuple):
 
     Arguments:
         mean: Mean ratio at the denominator's samples.
-        standard_error: Of that mean; too small where the ratio is large only in rare places.
+        standard_error: Of that mean, NaN for a single sample; too small where the ratio is large
+            only in rare places.
         ess: Effective share of the samples, in (0, 1]; below 0.01 the mean says little.
     """
 
@@ -106,12 +107,13 @@ def ratio_mass(log_ratio: Float[Tensor, " n"]) -> RatioMass:
     """Returns the mean of exp(log_ratio) with its error, in float64.
 
     Arguments:
-        log_ratio: Log ratios (nats) at samples of the denominator, at least two.
+        log_ratio: Log ratios (nats) at samples of the denominator; the error needs two or more.
     """
     # Scaled by the largest, so that hundreds of nats overflow in the end at most.
     top = log_ratio.double().amax()
     weight = (log_ratio.double() - top).exp()
-    error = weight.std() / math.sqrt(len(weight))
+    unknown = weight.new_tensor(math.nan)
+    error = weight.std() / math.sqrt(len(weight)) if len(weight) > 1 else unknown
     ess = weight.sum().square() / weight.square().sum() / len(weight)
     return RatioMass(top.exp() * weight.mean(), top.exp() * error, ess)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lv_core import Kernel, Mala, Source, frozen, normal, uniform
 from lv_priors.base import Prior, PriorLoss
 from lv_priors.energy import match_condition
+from lv_priors.ratio.learning import check_samples
 from lv_priors.ratio.loss import (
     RatioMass,
     check_magnitude,
@@ -130,14 +131,17 @@ class RatioPrior(Prior):
                 more than there are dimensions.
 
         Raises:
-            ValueError: If there are fewer than two samples or they have another event shape.
+            ValueError: If there are fewer than two samples, one is not finite, or they have
+                another event shape.
         """
         self.check_event(u_posterior, "u_posterior")
-        first = moments(u_posterior.reshape(-1, self.network.dim))
         if u_posterior.numel() < 2 * self.network.dim:
             raise ValueError(
                 f"u_posterior must hold two or more samples, got shape {tuple(u_posterior.shape)}"
             )
+        flat = u_posterior.reshape(-1, self.network.dim)
+        check_samples("u_posterior", flat, flat)
+        first = moments(flat)
         eye = torch.eye(self.network.dim).to(first.covariance)
         last = Moments(torch.zeros_like(first.mean), eye)
         if self.balanced:
@@ -210,12 +214,10 @@ class RatioPrior(Prior):
             The loss, and for each stage k in it `loss_k`, `accuracy_k`, `positive_k`,
             `negative_k` and `mass_k`, see `StageSigns`.
         """
-        u = u_posterior
-        if self.drawn is None:
-            stage = torch.arange(self.stages, device=u.device)
-        else:
-            stage = uniform((self.stages,), u, generator).argsort()[: self.drawn]
-        positive, negative = self._contrast(u, stage, generator)
+        stage = torch.arange(self.stages, device=u_posterior.device)
+        if self.drawn is not None:
+            stage = uniform((self.stages,), u_posterior, generator).argsort()[: self.drawn]
+        positive, negative = self._contrast(u_posterior, stage, generator)
         losses = n2ce_loss(positive, negative, magnitude=self.magnitude, penalty=self.penalty)
         signs = stage_signs(positive.detach(), negative.detach(), magnitude=self.magnitude)
         # NaN stands for stages not drawn: their names are constant and nothing synchronises.
@@ -290,7 +292,7 @@ class RatioPrior(Prior):
     def _kernel(self, mark: int) -> Kernel:
         """Returns the sampler with its step in units of the waymark's conditional deviations."""
         step = getattr(self.sampler, "step_size", None)
-        if not isinstance(step, float | Tensor):
+        if not isinstance(step, int | float | Tensor):
             return self.sampler
         precision = self.network.whiten[mark].square().sum(-2).reshape(self.event_shape)
         changed: dict[str, Any] = {"step_size": step * precision.rsqrt()}

@@ -121,16 +121,15 @@ def linear_schedule(stages: int) -> Float[Tensor, " marks"]:
     return power_schedule(stages, 1.0)
 
 
-def ldebm_schedule(stages: int = 6, *, exact_ends: bool = True) -> Float[Tensor, " marks"]:
+def ldebm_schedule(stages: int = 6) -> Float[Tensor, " marks"]:
     """Returns the levels of a diffusion of 1000 steps, every hundredth one and the last.
 
     c = sqrt(prod (1 - beta_i)), beta from 1e-4 to 0.02 in equal steps, read after steps 0, 100,
-    ..., 100 (stages - 1), 999.
+    ..., 100 (stages - 1), 999. The first and last level, 0.99995 and 0.006, are set to 1 and 0,
+    so that the product of the ratios is that between the two distributions themselves.
 
     Arguments:
         stages: Number of ratios, 1 to 10; the paper has 6.
-        exact_ends: Set the first and last level, 0.99995 and 0.006, to 1 and 0, so that the
-            product of the ratios is that between the two distributions themselves.
 
     Raises:
         ValueError: If `stages` is out of range.
@@ -145,8 +144,7 @@ def ldebm_schedule(stages: int = 6, *, exact_ends: bool = True) -> Float[Tensor,
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     levels = (1 - beta).cumprod(0).sqrt()
     c = levels[torch.tensor([*range(0, 100 * stages, 100), 999])]
-    if exact_ends:
-        c[0], c[-1] = 1.0, 0.0
+    c[0], c[-1] = 1.0, 0.0
     return c
 
 
@@ -206,16 +204,20 @@ def balanced_schedule(stages: int, first: Moments, last: Moments) -> Float[Tenso
     variance, axes = torch.linalg.eigh(0.5 * (inner + inner.T))
     ends = torch.stack((first.mean, last.mean), -1).double()
     means = axes.T @ torch.linalg.solve_triangular(factor, ends, upper=False)
-    angle = torch.linspace(0, 0.5 * math.pi, 2049, dtype=torch.float64, device=means.device)
+    # Fine at both ends, where the path of a very narrow or wide distribution is over at once.
+    near = torch.logspace(-9, math.log10(0.25 * math.pi), 1024, dtype=torch.float64)
+    right = torch.tensor([0.5 * math.pi], dtype=torch.float64)
+    angle = torch.cat((right * 0, near, (right - near).flip(0)[1:], right)).to(means.device)
     c, s = angle.cos()[:, None], angle.sin()[:, None]
     mean = c * means[:, 0] + s * means[:, 1]
-    var = c.square() * variance.clamp(min=0) + s.square()
+    # No variance is below what the first angle adds to it, lest that cell be of infinite length.
+    var = c.square() * variance.clamp(min=1e-18) + s.square()
     gap = mean.diff(dim=0).square()
-    before, after = var[:-1].clamp(min=1e-12), var[1:]
+    before, after = var[:-1], var[1:]
     divergence = 0.5 * ((before - after).square() / (before * after)).sum(-1)
     divergence = divergence + 0.5 * (gap / before + gap / after).sum(-1)
-    # The small constant cuts evenly where the two distributions agree.
-    length = (divergence.sqrt() + 1e-9).cumsum(0)
+    # The small term cuts evenly where the two distributions agree.
+    length = (divergence.sqrt() + 1e-6 * angle.diff()).cumsum(0)
     length = torch.cat((length.new_zeros(1), length))
     targets = torch.linspace(0, 1, stages + 1, dtype=torch.float64, device=length.device)
     place = torch.searchsorted(length, targets[1:-1] * length[-1]).clamp(1, len(angle) - 1)

@@ -239,7 +239,7 @@ def test_the_closed_form_follows_the_learned_parameters() -> None:
 
 
 def test_a_closed_form_needs_a_plain_perceptron() -> None:
-    with pytest.raises(TypeError, match="must be an nn.Sequential"):
+    with pytest.raises(TypeError, match=r"must be an nn\.Sequential"):
         EnergyPrior(nn.Linear(3, 1), 3, closed_form=True)
     with pytest.raises(ValueError, match="closed_form needs an unconditional tilt of one vector"):
         EnergyPrior(mlp((3, 8, 1)), (2, 3), closed_form=True)

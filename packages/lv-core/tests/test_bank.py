@@ -771,3 +771,8 @@ def test_two_processes_together_are_one(tmp_path) -> None:
     bank.load_state_dict(torch.load(tmp_path / "record", weights_only=True))
     assert same(bank, straight)
     assert same(ChainBank(2500, (4,), seed=1, path=tmp_path / "live"), straight)
+
+
+def test_a_field_of_a_type_that_files_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"field 'phase' has type torch\.complex64"):
+        ChainBank(4, (2,), seed=0, fields={"phase": torch.zeros((), dtype=torch.complex64)})

@@ -158,12 +158,14 @@ def test_serves_as_the_base_of_independent() -> None:
 
 
 def test_checks_values_as_torch_does() -> None:
-    p = wrapped(log_normalizer=LOG_Z)
+    # Said outright: other libraries change the default of torch when they are imported.
+    p = wrapped(log_normalizer=LOG_Z, validate_args=True)
     with pytest.raises(ValueError, match="must match event_shape"):
         p.log_prob(torch.zeros(3))
     with pytest.raises(ValueError, match="within the support"):
         p.log_prob(torch.tensor([0.0, math.nan]))
-    half = wrapped(log_normalizer=LOG_Z, support=constraints.independent(constraints.positive, 1))
+    positive = constraints.independent(constraints.positive, 1)
+    half = wrapped(log_normalizer=LOG_Z, support=positive, validate_args=True)
     with pytest.raises(ValueError, match="within the support"):
         half.log_prob(torch.tensor([0.0, -1.0]))
     unchecked = wrapped(log_normalizer=LOG_Z, validate_args=False)
@@ -175,6 +177,11 @@ def test_densities_and_draws_of_another_shape_are_refused() -> None:
     mean = to_torch_distribution(lambda u: u.sum(), kernel, event_shape=(2,), log_normalizer=0.0)
     with pytest.raises(ValueError, match="do not average over the batch"):
         mean.log_prob(torch.zeros(5, 2))
+    many = to_torch_distribution(
+        lambda u: u.square(), kernel, event_shape=(2,), log_normalizer=0.0, validate_args=False
+    )
+    with pytest.raises(ValueError, match=r"one value per event, shape \(5,\), got \(5, 2\)"):
+        many.log_prob(torch.zeros(5, 2))
     short = DensityDistribution(
         unnormalised, lambda n, *, generator=None: torch.zeros(n, 3), event_shape=(2,)
     )

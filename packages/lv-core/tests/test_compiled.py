@@ -34,6 +34,13 @@ CHEAP = Compiled(Langevin(steps=6, step_size=0.3, temperature=0.5), TARGET, chun
 """Built once for all tests that need no other kernel: building takes seconds."""
 
 
+@pytest.fixture(autouse=True)
+def compilable(request: pytest.FixtureRequest) -> None:
+    """Skips where every function is wrapped by run-time type checks, which cannot be compiled."""
+    if request.config.getoption("jaxtyping_packages", None):
+        pytest.skip("run-time type checks cannot be compiled")
+
+
 def test_draws_the_same_numbers_as_the_kernel() -> None:
     u = torch.randn(8, 3)
     alone = CHEAP.kernel(TARGET, u, generator=stream(0))

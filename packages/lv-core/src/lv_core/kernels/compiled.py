@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import unwrap
 from itertools import count
 from types import FunctionType
 from typing import Any
@@ -210,6 +211,7 @@ def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     Graphs are kept by code object, of which only so many are allowed and whose shapes are
     compared: two compiled kernels must not count as one.
     """
+    function = unwrap(function)  # what checks shapes at run time wraps the functions
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_NUMBERS)}")
     return FunctionType(code, function.__globals__, code.co_name)
 

@@ -79,7 +79,12 @@ def random_walks(
         The protocol of Zhao et al., "A Minimalistic Representation Model for Head Direction
         System", 2024, could not be read; this one is ours.
     """
-    for name, value in (("walks", walks), ("steps", steps), ("bins", bins), ("max_step", max_step)):
+    for name, value in (
+        ("walks", walks),
+        ("steps", steps),
+        ("bins", bins),
+        ("max_step", max_step),
+    ):
         if value < 1:
             raise ValueError(f"{name} must be positive, got {value}")
     if 2 * max_step >= bins:

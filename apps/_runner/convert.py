@@ -11,13 +11,46 @@ from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from apps._runner.settings import UserError
 
-__all__ = ["zinc250k"]
+__all__ = ["head_direction", "zinc250k"]
 
 COLUMNS = ("smiles", "logP", "SA", "QED", "n_large_rings", "max_ring_excess", "n_heavy")
+
+
+def head_direction(sources: Path, made: Path) -> None:
+    """Takes the waking and REM counts, the heading and the tuning curves of dataHD.mat."""
+    from scipy.io import loadmat
+
+    try:
+        upstream = loadmat(sources / "dataHD.mat")
+        run, rem = upstream["Qrun"], upstream["Qrem"]
+        (time, heading), tuning = upstream["angRun"].T, upstream["hdTuning"]
+        preferred = upstream["prefHD"].ravel()
+    except Exception as error:  # loadmat raises what it stumbles over, IndexError for one
+        raise UserError(
+            f"dataHD.mat is not what it was ({type(error).__name__}); try again"
+        ) from None
+    np.savez_compressed(
+        made / "adn_mouse_population.npz",
+        counts_run=run,
+        counts_rem=rem,
+        hd_time_s=time,
+        hd_rad=heading.astype(np.float32),
+        pref_hd_rad=preferred.astype(np.float32),
+        tuning_angle_rad=tuning[:, 0].astype(np.float32),
+        tuning_hz=tuning[:, 1:].astype(np.float32),
+        bin_s=np.float32(0.01),
+    )
+    cells = [f"cell{number:02d}_hz" for number in range(tuning.shape[1] - 1)]
+    with (made / "adn_mouse_tuning_curves.csv").open("w", encoding="ascii", newline="") as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(["angle_rad", *cells])
+        for angle, *rates in tuning.tolist():
+            writer.writerow([f"{angle:.6f}", *(f"{rate:.5f}" for rate in rates)])
 
 
 def zinc250k(sources: Path, made: Path, *, processes: int = 2) -> None:

@@ -9,17 +9,22 @@ import os
 import shutil
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+from zipfile import BadZipFile
+
+import numpy as np
 
 from apps._runner.settings import UserError
 
 __all__ = ["cache_folder", "checksums", "registry", "resolve"]
 
 REGISTRY = Path(__file__).parents[2] / "data" / "registry.toml"
+ARRAYS = "*arrays"  # in place of a column's name: all arrays of an .npz
 Entry = Mapping[str, Any]
 
 
@@ -85,21 +90,21 @@ def _check(path: Path, file: Entry, *, converted: bool) -> None:
     found = _remembered(path, "") if right_size else ""
     if found == file["sha256"]:
         return
-    if converted and "column" in file:
-        found = _remembered(path, file["column"])
-        if found == file["column_sha256"]:
+    if converted and ("column" in file or "arrays_sha256" in file):
+        column = file.get("column", "")
+        what = f"column {column} has" if column else "arrays have"
+        expected = file["column_sha256"] if column else file["arrays_sha256"]
+        found = _remembered(path, column or ARRAYS)
+        if found == expected:
             return
-        raise UserError(
-            f"{path}: the column {file['column']} has sha256 {found}, expected "
-            f"{file['column_sha256']}; {remedy}"
-        )
+        raise UserError(f"{path}: the {what} sha256 {found}, expected {expected}; {remedy}")
     if not right_size:
         raise UserError(f"{path} has {size} bytes, expected {file['bytes']}; {remedy}")
     raise UserError(f"{path} has sha256 {found}, expected {file['sha256']}; {remedy}")
 
 
 def _remembered(path: Path, column: str) -> str:
-    """Returns the sha256 of a file or of a column in it, computed once per size and time."""
+    """Returns the sha256 of a file, a column or the arrays in it, once per size and time."""
     stat, memory = path.stat(), cache_folder() / "checked.json"
     key = f"{path.resolve()}#{column}"
     try:
@@ -108,7 +113,10 @@ def _remembered(path: Path, column: str) -> str:
         seen = {}
     if seen.get(key, [])[:2] == [stat.st_size, stat.st_mtime_ns]:
         return str(seen[key][2])
-    digest = _column_sha256(path, column) if column else _sha256(path)
+    if column == ARRAYS:
+        digest = _arrays_sha256(path)
+    else:
+        digest = _column_sha256(path, column) if column else _sha256(path)
     seen[key] = [stat.st_size, stat.st_mtime_ns, digest]
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
@@ -132,6 +140,21 @@ def _column_sha256(path: Path, column: str) -> str:
     except (OSError, EOFError, ValueError, KeyError) as error:
         return f"unreadable ({type(error).__name__})"
     return hashlib.sha256("\n".join(values).encode()).hexdigest()
+
+
+def _arrays_sha256(path: Path) -> str:
+    """Hashes what an .npz holds; its bytes depend on the versions of NumPy and zlib."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            for name in sorted(arrays):
+                array = arrays[name]
+                array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+                digest.update(array.tobytes())
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
+        return f"unreadable ({type(error).__name__})"
+    return digest.hexdigest()
 
 
 def _download(name: str, entry: Entry, cache: Path, searched: Sequence[str]) -> None:

@@ -4,12 +4,15 @@ import gzip
 import hashlib
 import io
 import os
+import struct
 import tarfile
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from apps._runner import RunSettings, UserError
+from apps._runner import RunSettings, UserError, convert
 from apps._runner import data as data_module
 from apps._runner.data import checksums, registry, resolve
 from apps._runner.run import Run
@@ -236,6 +239,123 @@ def test_a_damaged_download_is_named(upstream, tmp_path):
     archive.write_bytes(archive.read_bytes()[:60])
     with pytest.raises(UserError, match=r"zinc\.txt\.gz is no tar\.gz with zinc\.txt in it"):
         resolve("zinc250k", sets=upstream)
+
+
+ARRAYS = {"counts": np.array([[0, 1], [2, 0]], np.uint8), "bin_s": np.float32(0.01)}
+# sha256 of "bin_s <f4 ()\n", the bytes of 0.01, "counts |u1 (2, 2)\n" and 00 01 02 00
+ARRAYS_SHA256 = sha256(
+    b"bin_s <f4 ()\n" + struct.pack("<f", 0.01) + b"counts |u1 (2, 2)\n" + bytes([0, 1, 2, 0])
+)
+
+
+def npz_set(content):
+    file = {"name": "a.npz", "bytes": 1, "sha256": "0", "arrays_sha256": ARRAYS_SHA256}
+    entry = {"files": [file], "sources": [], "converter": "none"}
+    buffer = io.BytesIO()
+    content(buffer)
+    return {"npz": entry}, buffer.getvalue()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_converted_npz_is_accepted_in_the_cache_by_its_arrays(tmp_path, cache, save):
+    sets, content = npz_set(lambda file: save(file, **dict(reversed(ARRAYS.items()))))
+    for folder in (cache / "npz", tmp_path / "own" / "npz"):
+        folder.mkdir(parents=True)
+        (folder / "a.npz").write_bytes(content)
+    assert resolve("npz", sets=sets) == cache / "npz"
+    with pytest.raises(UserError, match="bytes, expected 1"):
+        resolve("npz", str(tmp_path / "own"), sets=sets)  # the user's own must be the original
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {**ARRAYS, "counts": ARRAYS["counts"].T},  # same bytes of another order
+        {**ARRAYS, "counts": ARRAYS["counts"].ravel()},
+        {**ARRAYS, "counts": ARRAYS["counts"].astype(np.int8)},
+        {**ARRAYS, "more": np.zeros(1)},
+    ],
+)
+def test_a_converted_npz_with_other_arrays_is_refused(cache, arrays):
+    sets, content = npz_set(lambda file: np.savez(file, **arrays))
+    (cache / "npz").mkdir(parents=True)
+    (cache / "npz" / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=f"arrays have sha256 .*, expected {ARRAYS_SHA256}"):
+        resolve("npz", sets=sets)
+
+
+def test_a_truncated_npz_is_unreadable(cache):
+    sets, content = npz_set(lambda file: np.savez(file, **ARRAYS))
+    (cache / "npz").mkdir(parents=True)
+    (cache / "npz" / "a.npz").write_bytes(content[:-9])
+    with pytest.raises(UserError, match=r"unreadable \(BadZipFile\)"):
+        resolve("npz", sets=sets)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """A made-up dataHD.mat of two cells and the registry that points to it."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    path = tmp_path / "upstream.mat"
+    content = {
+        "Qrun": np.array([[0, 1], [2, 0], [0, 0]], np.uint8),
+        "Qrem": np.array([[1, 1]], np.uint8),
+        "Qsws": np.zeros((9, 2), np.uint8),
+        "angRun": np.array([[10.0, 0.5], [10.0, 0.5], [10.0256, 0.75]]),
+        "prefHD": np.array([[1.0], [2.0]]),
+        "hdTuning": np.array([[0.0, 1.0, 2.0], [np.pi, 3.0, 1 / 3], [0.0, 1.0, 2.0]]),
+    }
+    savemat(path, content)
+    text = b"angle_rad,cell00_hz,cell01_hz\r\n0.000000,1.00000,2.00000\r\n"
+    text += b"3.141593,3.00000,0.33333\r\n0.000000,1.00000,2.00000\r\n"
+    source = {"name": "dataHD.mat", "urls": [path.as_uri()], "sha256": ""}
+    files = [{"name": "adn_mouse_tuning_curves.csv", "sha256": sha256(text)}]
+    entry = {"files": files, "sources": [source], "converter": "head_direction"}
+    return content, path, {"head_direction": entry}
+
+
+def test_converts_the_recording_of_head_direction_cells(recording, tmp_path):
+    content, path, sets = recording
+    resolve("head_direction", sets=sets)  # checks the table of tuning curves
+    path.rename(path.with_name("dataHD.mat"))
+    convert.head_direction(tmp_path, tmp_path)
+    with np.load(tmp_path / "adn_mouse_population.npz") as arrays:
+        assert np.array_equal(arrays["counts_run"], content["Qrun"])
+        assert np.array_equal(arrays["counts_rem"], content["Qrem"])
+        assert np.array_equal(arrays["hd_time_s"], content["angRun"][:, 0])
+        assert np.array_equal(arrays["hd_rad"], np.float32([0.5, 0.5, 0.75]))
+        assert np.array_equal(arrays["pref_hd_rad"], np.float32([1, 2]))
+        assert np.array_equal(arrays["tuning_angle_rad"], np.float32([0, np.pi, 0]))
+        assert np.array_equal(arrays["tuning_hz"], np.float32(content["hdTuning"][:, 1:]))
+        assert arrays["bin_s"] == np.float32(0.01)
+
+
+@pytest.mark.parametrize("damaged", [b"no MATLAB file at all", b""])
+def test_a_damaged_recording_is_named(recording, damaged):
+    _, path, sets = recording
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"dataHD\.mat is not what it was"):
+        resolve("head_direction", sets=sets)
+
+
+@pytest.mark.data
+def test_the_real_recording_converts_to_the_registered_arrays(cache, tmp_path):
+    pytest.importorskip("scipy")
+    mirror = Path(REAL_DATA) / "head_direction"
+    if not (mirror / "dataHD.mat").is_file():
+        pytest.skip("this copy of the set lacks the upstream file dataHD.mat")
+    entry = dict(registry()["head_direction"])
+    (source,) = entry["sources"]
+    entry["sources"] = [{**source, "urls": [(mirror / "dataHD.mat").as_uri()]}]
+    folder = resolve("head_direction", sets={"head_direction": entry})
+    assert folder == cache / "head_direction"
+    name = "adn_mouse_population.npz"
+    with np.load(folder / name) as made, np.load(mirror / name) as stored:
+        assert sorted(made) == sorted(stored)
+        for key in stored:
+            assert made[key].dtype == stored[key].dtype
+            assert np.array_equal(made[key], stored[key]), key
+    assert data_module._arrays_sha256(mirror / name) == entry["files"][0]["arrays_sha256"]
 
 
 def test_the_run_records_the_checksums(tmp_path, monkeypatch):

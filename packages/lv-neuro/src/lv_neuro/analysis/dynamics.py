@@ -5,7 +5,7 @@ Shape legend: S stacked seeds, N bins, d neurons, B walks or codes, T time, K la
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class RingModel(Protocol):
     """A code book of headings, and turns of it."""
 
@@ -143,7 +144,7 @@ def group_law(model: RingModel, *, max_step: int = 5) -> Float[Tensor, " seeds"]
         for a, once in turned.items():
             for b in range(max(-max_step, -max_step - a), min(max_step, max_step - a) + 1):
                 twice = _turn(model, once, b, bins)
-                errors.append((twice - turned[a + b]).norm(dim=-1).mean(dim=-1))
+                errors.append((twice - turned[a + b]).square().sum(dim=-1).sqrt().mean(dim=-1))
     return torch.stack(errors).mean(dim=0)
 
 
@@ -155,8 +156,8 @@ def identity_error(model: RingModel) -> Float[Tensor, " seeds"]:
     """
     codes = _codes(model)
     with torch.no_grad():
-        moved = _turn(model, codes, 0, codes.shape[1]) - codes
-    return torch.linalg.vector_norm(moved, dim=-1).mean(dim=-1)
+        moved: Tensor = _turn(model, codes, 0, codes.shape[1]) - codes
+    return moved.square().sum(dim=-1).sqrt().mean(dim=-1)
 
 
 def error_correction(

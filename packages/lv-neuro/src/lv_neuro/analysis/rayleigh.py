@@ -65,13 +65,12 @@ def rayleigh_test(
     check_radians("angles", angles)
     weights = torch.ones_like(angles) if counts is None else counts.to(angles)
     try:
-        shape = torch.broadcast_shapes(angles.shape, weights.shape)
+        weights = weights * torch.ones_like(angles)
     except RuntimeError:
         raise ValueError(
             f"counts must broadcast against angles of shape {tuple(angles.shape)}, got "
             f"{tuple(weights.shape)}"
         ) from None
-    x, weights = angles.expand(shape), weights.expand(shape)
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise ValueError("counts must be finite and not negative, got NaN, infinite or below 0")
     correction = 1.0
@@ -80,7 +79,8 @@ def rayleigh_test(
             raise ValueError(f"bin_width must be in (0, pi] radians, got {bin_width}")
         correction = (bin_width / 2) / math.sin(bin_width / 2)
     n = weights.sum(dim=-1)
-    resultant = torch.hypot((weights * x.cos()).sum(dim=-1), (weights * x.sin()).sum(dim=-1))
+    east, north = (weights * angles.cos()).sum(dim=-1), (weights * angles.sin()).sum(dim=-1)
+    resultant = torch.hypot(east, north)
     resultant = torch.minimum(correction * resultant, n)
     # sqrt(A - 4 R^2) - sqrt(A) with A = (1 + 2n)^2, without its cancellation at large n
     root = torch.sqrt(1 + 4 * n + 4 * (n - resultant) * (n + resultant))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lv_neuro.angles import check_radians
@@ -14,14 +15,14 @@ from lv_neuro.recorded.recording import Recording
 
 __all__ = ["Array", "Missing", "binned_recording", "from_spikes"]
 
-Array = np.ndarray[Any, Any] | Tensor | Sequence[float]
+Array = NDArray[Any] | Tensor | Sequence[float]
 Missing = Literal["error", "drop", "interpolate"]
 
 REMEDY = 'choose missing="drop" or missing="interpolate"'
 
 
 def binned_recording(
-    counts: Array | Sequence[Sequence[int]],
+    counts: NDArray[Any] | Tensor | Sequence[Sequence[int | float]],
     heading: Array,
     *,
     bin_seconds: float,
@@ -180,8 +181,8 @@ def from_spikes(
 
 
 def _bins(
-    when: np.ndarray[Any, Any], epochs: Sequence[tuple[float, float]] | None, bin_seconds: float
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    when: NDArray[Any], epochs: Sequence[tuple[float, float]] | None, bin_seconds: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns starts and ends of the bins; neighbors share an edge: no spike counts twice."""
     parts = [(-math.inf, math.inf)] if epochs is None else sorted((a, b) for a, b in epochs)
     for (start, stop), (following, _) in pairwise([*parts, (math.inf, math.inf)]):
@@ -198,7 +199,7 @@ def _bins(
     return np.concatenate([e[:-1] for e in edges]), np.concatenate([e[1:] for e in edges])
 
 
-def _whole(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _whole(counts: NDArray[Any]) -> NDArray[Any]:
     """Returns counts as integers; floats that are whole numbers are taken as such."""
     if counts.dtype.kind in "iu" and counts.dtype.itemsize < 8:
         return counts.astype(counts.dtype.newbyteorder("=")).astype(np.int32)
@@ -213,14 +214,14 @@ def _whole(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return whole.astype(np.int64)
 
 
-def _radians(name: str, angle: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _radians(name: str, angle: NDArray[Any]) -> NDArray[Any]:
     """Returns angles in double precision; infinite ones are refused, NaN are left."""
     double = angle.astype(np.float64)
     check_radians(name, torch.from_numpy(double[~np.isnan(double)]))
     return double
 
 
-def _times(name: str, times: Array, *, strictly: bool = False) -> np.ndarray[Any, Any]:
+def _times(name: str, times: Array, *, strictly: bool = False) -> NDArray[Any]:
     found = np.asarray(times, dtype=np.float64)
     if found.ndim != 1:
         raise ValueError(f"{name} must be a list of times, got shape {found.shape}")
@@ -242,10 +243,10 @@ def _times(name: str, times: Array, *, strictly: bool = False) -> np.ndarray[Any
 
 
 def _refuse(
-    when: np.ndarray[Any, Any],
-    angle: np.ndarray[Any, Any],
-    known: np.ndarray[Any, Any],
-    long: np.ndarray[Any, Any],
+    when: NDArray[Any],
+    angle: NDArray[Any],
+    known: NDArray[Any],
+    long: NDArray[Any],
     max_gap: float,
 ) -> None:
     nan = np.isnan(angle)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lv_neuro.recorded.binning import Missing, binned_recording, from_spikes
@@ -189,7 +190,7 @@ def load_csv(
     )
 
 
-def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+def _arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the path of a recording")
     try:

@@ -122,6 +122,11 @@ def test_the_response_is_linear_to_one_percent_up_to_the_largest_turn(ring):
     assert ring.response(torch.tensor([math.pi / 2], dtype=DOUBLE)) < 0.985
 
 
+def test_only_the_gain_is_fitted(ring):
+    assert ring.parameters_count == 1
+    assert RingAttractor(gain=1.0).gain == 1.0 != ring.gain
+
+
 def test_calibration_makes_up_for_the_euler_steps():
     turn = torch.tensor([9 * DEGREE], dtype=DOUBLE)
     assert abs(float(small(time_step=0.01).response(turn)) - 1) < 1e-6
@@ -230,3 +235,10 @@ def test_settling_stops_when_rates_explode():
     wanted, (even, _) = deconvolve(40, 0.5, 0.025, 1e-4)
     with pytest.raises(ValueError, match="no stable bump"):
         settle(wanted, 50 * even)
+
+
+def test_settling_takes_time():
+    wanted, (even, _) = deconvolve(40, 0.5, 0.025, 1e-4)
+    with pytest.raises(ValueError, match="the last change"):
+        settle(wanted, even, steps=3)
+    assert settle(wanted, even).max() > 0.5

@@ -47,15 +47,22 @@ def deconvolve(
     return wanted, torch.fft.irfft(kernels, n=neurons)
 
 
-def settle(wanted: Float[Tensor, " neurons"], kernel: Tensor) -> Float[Tensor, " neurons"]:
+def settle(
+    wanted: Float[Tensor, " neurons"], kernel: Float[Tensor, " neurons"], *, steps: int = 20_000
+) -> Float[Tensor, " neurons"]:
     """Returns the bump at heading 0 that the network holds, from the wanted one on.
+
+    Arguments:
+        wanted: Rates, peak 1.
+        kernel: W as a circular convolution.
+        steps: Most steps of half a time constant.
 
     Raises:
         ValueError: If it dissolves, explodes, moves on, or looks unlike the wanted one.
     """
     weights = circulant(kernel)
     bump, change = wanted, math.inf
-    for _ in range(20_000):
+    for _ in range(steps):
         after = (bump + rate_of(weights @ bump)) / 2
         change = float((after - bump).abs().max())
         bump = after

@@ -1,7 +1,7 @@
 """Random walks of the heading, and what a path integrator returns."""
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ class Integration(NamedTuple):
     """The population's activity after the last turn."""
 
 
+@runtime_checkable
 class PathIntegrator(Protocol):
     """Anything that follows a heading from its turns alone."""
 

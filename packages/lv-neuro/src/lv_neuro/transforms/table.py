@@ -1,0 +1,202 @@
+"""Recurrent networks with ReLU: a matrix for each turn, a Taylor series, an additive drive."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lv_core.random import stream
+from lv_neuro.transforms.base import Stepper, Transformation, between_turns
+
+__all__ = ["AdditiveRecurrence", "TableRecurrence", "TaylorRecurrence"]
+
+# Shape legend: S stacked seeds, B codes, d neurons, T = 2K + 1 turns of the table.
+
+SPREAD = 0.001
+"""Initial weights are uniform in +-SPREAD."""
+
+
+class TableRecurrence(Transformation):
+    """F(v, k h) = ReLU((A + B_k) v + b), one matrix B_k for each turn of k grid steps.
+
+    The fully connected network of the paper's claims; between two grid steps the outputs are
+    interpolated.
+
+    Source:
+        Zhao et al., 2024 (the fully connected version; this form is our reconstruction after
+        the nonlinear transformation of Xu et al., 2025).
+    """
+
+    def __init__(
+        self,
+        *,
+        neurons: int = 100,
+        bins: int = 100,
+        max_step: int = 5,
+        seeds: Sequence[int] = (0,),
+        renormalize: bool = True,
+    ) -> None:
+        """Draws the weights; see `Transformation` for the arguments."""
+        super().__init__(
+            neurons=neurons, bins=bins, max_step=max_step, seeds=seeds, renormalize=renormalize
+        )
+        d, turns = neurons, 2 * max_step + 1
+        self.recurrent = nn.Parameter(draw(seeds, "recurrent", d, d))
+        self.turning = nn.Parameter(draw(seeds, "turning", turns, d, d))
+        self.bias = nn.Parameter(torch.zeros(len(seeds), 1, d))
+
+    def turn(
+        self, v: Float[Tensor, "seeds codes neurons"], k: Int[Tensor, " seeds"]
+    ) -> Float[Tensor, "seeds codes neurons"]:
+        """Returns ReLU((A + B_k) v + b)."""
+        weight = self.recurrent + pick(self.turning, k + self.max_step)
+        return torch.baddbmm(self.bias, v, weight.mT).relu()
+
+    def all_turns(
+        self, v: Float[Tensor, "seeds codes neurons"]
+    ) -> Float[Tensor, "seeds turns codes neurons"]:
+        """Returns F(v, k h) for k = -K, ..., K in one product."""
+        return all_by_matrices(self, self.matrices(), self.bias, v)
+
+    def matrices(self) -> Float[Tensor, "seeds turns neurons neurons"]:
+        """Returns A + B_k for k = -K, ..., K: what a plot of the connectivity shows."""
+        return self.recurrent[:, None] + self.turning
+
+    def stepper(self) -> Stepper:
+        """Returns F for turns of any angle up to the largest."""
+        return matrix_stepper(self, self.matrices(), self.bias)
+
+
+class TaylorRecurrence(Transformation):
+    """F(v, dx) = ReLU((A + B1 dx + B2 dx^2) v + b): continuous in dx, with fewer parameters.
+
+    Source:
+        Zhao et al., 2024 (our reconstruction, an option; less accurate than the table).
+    """
+
+    def __init__(
+        self,
+        *,
+        neurons: int = 100,
+        bins: int = 100,
+        max_step: int = 5,
+        seeds: Sequence[int] = (0,),
+        renormalize: bool = True,
+    ) -> None:
+        """Draws the weights; see `Transformation` for the arguments."""
+        super().__init__(
+            neurons=neurons, bins=bins, max_step=max_step, seeds=seeds, renormalize=renormalize
+        )
+        self.terms = nn.Parameter(draw(seeds, "terms", 3, neurons, neurons))
+        self.bias = nn.Parameter(torch.zeros(len(seeds), 1, neurons))
+
+    def turn(
+        self, v: Float[Tensor, "seeds codes neurons"], k: Int[Tensor, " seeds"]
+    ) -> Float[Tensor, "seeds codes neurons"]:
+        """Returns ReLU((A + B1 dx + B2 dx^2) v + b) at dx = k h."""
+        # In units of the largest turn, so that the three terms learn at one pace.
+        r = (k.to(v.dtype) / self.max_step)[:, None, None]
+        weight = self.terms[:, 0] + r * self.terms[:, 1] + r.square() * self.terms[:, 2]
+        return torch.baddbmm(self.bias, v, weight.mT).relu()
+
+    def matrices(self) -> Float[Tensor, "seeds turns neurons neurons"]:
+        """Returns A + B1 dx + B2 dx^2 for dx = -K h, ..., K h."""
+        r = torch.linspace(-1, 1, 2 * self.max_step + 1).to(self.terms)
+        powers = torch.stack([torch.ones_like(r), r, r.square()])
+        return torch.einsum("sjab,jt->stab", self.terms, powers)
+
+    def stepper(self) -> Stepper:
+        """Returns F for turns of any angle up to the largest."""
+        stacked = self.terms.flatten(1, 2)  # (S, 3 d, d): one product for the three terms
+
+        def step(v: Tensor, dx: Tensor) -> Tensor:
+            r = (dx / self.largest_turn).to(v.dtype)[..., None]
+            a, b, c = (v @ stacked.mT).unflatten(-1, (3, -1)).unbind(-2)
+            return self.finish((a + r * b + r.square() * c + self.bias).relu())
+
+        return step
+
+
+class AdditiveRecurrence(Transformation):
+    """F(v, k h) = ReLU(A v + beta_k + b): the turn drives the neurons, it changes no weight.
+
+    Source:
+        The additive variant of Xu et al., 2025; an option to compare with.
+    """
+
+    def __init__(
+        self,
+        *,
+        neurons: int = 100,
+        bins: int = 100,
+        max_step: int = 5,
+        seeds: Sequence[int] = (0,),
+        renormalize: bool = True,
+    ) -> None:
+        """Draws the weights; see `Transformation` for the arguments."""
+        super().__init__(
+            neurons=neurons, bins=bins, max_step=max_step, seeds=seeds, renormalize=renormalize
+        )
+        self.recurrent = nn.Parameter(draw(seeds, "recurrent", neurons, neurons))
+        self.drive = nn.Parameter(draw(seeds, "drive", 2 * max_step + 1, neurons))
+        self.bias = nn.Parameter(torch.zeros(len(seeds), 1, neurons))
+
+    def turn(
+        self, v: Float[Tensor, "seeds codes neurons"], k: Int[Tensor, " seeds"]
+    ) -> Float[Tensor, "seeds codes neurons"]:
+        """Returns ReLU(A v + beta_k + b)."""
+        bias = self.bias + pick(self.drive, k + self.max_step)[:, None]
+        return torch.baddbmm(bias, v, self.recurrent.mT).relu()
+
+    def stepper(self) -> Stepper:
+        """Returns F for turns of any angle up to the largest."""
+        drive = self.bias[:, :, None] + self.drive[:, None]  # (S, 1, T, d)
+
+        def turned(v: Tensor) -> Tensor:
+            return self.finish(((v @ self.recurrent.mT)[:, :, None] + drive).relu())
+
+        return between_turns(turned, self)
+
+
+def draw(seeds: Sequence[int], name: str, *shape: int) -> Float[Tensor, "..."]:
+    """Returns uniform numbers in +-SPREAD for each seed, shape (S, *shape)."""
+    drawn = [torch.rand(shape, generator=stream(seed, "transformation", name)) for seed in seeds]
+    return (2 * torch.stack(drawn) - 1) * SPREAD
+
+
+def pick(table: Float[Tensor, "seeds turns *rest"], row: Int[Tensor, " seeds"]) -> Tensor:
+    """Returns one row of each seed's table, shape (S, *rest)."""
+    if len(table) == 1:  # a slice: its gradient costs less than that of a gather
+        return table[:, int(row[0])] if not row.is_cuda else table[:, row].squeeze(1)
+    return table[torch.arange(len(table), device=table.device), row]
+
+
+def all_by_matrices(
+    transformation: Transformation,
+    matrices: Float[Tensor, "seeds turns neurons neurons"],
+    bias: Float[Tensor, "seeds 1 neurons"],
+    v: Float[Tensor, "seeds codes neurons"],
+) -> Float[Tensor, "seeds turns codes neurons"]:
+    """Applies a rectified network with one matrix for each grid turn, all turns in one product."""
+    outputs = torch.baddbmm(
+        bias.repeat(1, 1, matrices.shape[1]), v, matrices.flatten(1, 2).mT
+    )
+    by_turn = outputs.relu().unflatten(-1, (matrices.shape[1], -1)).transpose(1, 2)
+    return transformation.finish(by_turn)
+
+
+def matrix_stepper(
+    transformation: Transformation,
+    matrices: Float[Tensor, "seeds turns neurons neurons"],
+    bias: Float[Tensor, "seeds 1 neurons"],
+) -> Stepper:
+    """Makes the stepper of a rectified network that has one matrix for each grid turn."""
+    stacked = matrices.flatten(1, 2)  # (S, T d, d): all turns of all codes in one product
+    turns = matrices.shape[1]
+
+    def turned(v: Tensor) -> Tensor:
+        outputs = (v @ stacked.mT).unflatten(-1, (turns, -1)) + bias[:, :, None]
+        return transformation.finish(outputs.relu())
+
+    return between_turns(turned, transformation)

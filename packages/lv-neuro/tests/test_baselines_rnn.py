@@ -1,6 +1,7 @@
 """The plain recurrent network: its cell, its training, stacked seeds, tuning, integration."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -188,6 +189,19 @@ def test_training_goes_on_where_it_was_saved():
     assert resumed.done == 6
     torch.testing.assert_close(second.recurrent, whole.recurrent, atol=0, rtol=0)
     assert (first.recurrent - whole.recurrent).abs().max() > 1e-4
+
+
+def test_training_can_go_on_with_longer_walks():
+    rnn = SinCosRnn(QUICK)
+    before = rnn.recurrent.detach().clone()
+    trainer = RnnTrainer(rnn, replace(QUICK, horizon=11, lr=0.02))
+    trainer.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.02
+    longer = (rnn.recurrent - before).detach()
+    other = SinCosRnn(QUICK)
+    RnnTrainer(other, replace(QUICK, lr=0.02)).step()
+    # Adam's first step has the size lr whatever the gradient, so only its signs can differ
+    assert (longer - (other.recurrent - before)).abs().max() > 0.03
 
 
 def test_progress_is_reported():

@@ -69,20 +69,18 @@ class RingCode(nn.Module):
         """
         return self.look_up(x.expand(len(self.table), *x.shape))
 
-    def look_up(
-        self, x: Float[Tensor, "seeds *batch"]
-    ) -> Float[Tensor, "seeds *batch neurons"]:
+    def look_up(self, x: Float[Tensor, "seeds ..."]) -> Float[Tensor, "seeds *batch neurons"]:
         """Returns v(x) like `encode`, with headings of its own for each seed."""
         place = heading(x).to(self.table.dtype) * (self.bins / TURN)
         low = place.floor()
         share = (place - low)[..., None]
         n = low.long() % self.bins
         v = (1 - share) * self._rows(n) + share * self._rows((n + 1) % self.bins)
-        return v / v.norm(dim=-1, keepdim=True).clamp_min(TINY)
+        return nn.functional.normalize(v, dim=-1)
 
     def decode(
         self, v: Float[Tensor, "seeds *batch neurons"], *, sharpness: float = 200.0
-    ) -> Float[Tensor, "seeds *batch"]:
+    ) -> Float[Tensor, "seeds ..."]:
         """Returns the heading whose code is nearest to v, finer than the grid.
 
         x = arg sum_n softmax_n(sharpness <v, V_n>) exp(2 pi i n / N)
@@ -101,14 +99,12 @@ class RingCode(nn.Module):
         """Returns the inner products <V_n, V_m> of all codes."""
         return self.table @ self.table.mT
 
-    def _rows(self, n: Int[Tensor, "seeds *batch"]) -> Float[Tensor, "seeds *batch neurons"]:
+    def _rows(self, n: Int[Tensor, "seeds ..."]) -> Float[Tensor, "seeds *batch neurons"]:
         seeds = torch.arange(len(self.table), device=n.device)
         return self.table[seeds.view(-1, *[1] * (n.dim() - 1)), n]
 
 
-def heading_of(
-    scores: Float[Tensor, "*batch bins"], sharpness: float
-) -> Float[Tensor, "*batch"]:
+def heading_of(scores: Float[Tensor, "*batch bins"], sharpness: float) -> Float[Tensor, "*batch"]:
     """Returns the circular mean of the grid's headings under softmax(sharpness * scores)."""
     weight = torch.softmax(sharpness * scores, dim=-1)
     x = grid(scores.shape[-1], like=scores)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lv_neuro.analysis.summary import TuningSummary, tuning_summary
 from lv_neuro.angles import check_radians
 from lv_neuro.code import RingCode
 from lv_neuro.integration import apply_turn, integrate
@@ -145,7 +146,7 @@ class HeadDirectionModel(nn.Module):
         self.readout = LearnedReadout(self.code) if readout == "learned" else None
         self.target: Tensor | None
         kind = anti_collapse if anti_collapse in ("kernel", "von_mises", "cosine") else None
-        target = kernel_target(kind, bins, sigma) if kind else None  # type: ignore[arg-type]
+        target = kernel_target(kind, bins, sigma) if kind else None
         self.register_buffer("target", target, persistent=False)
 
     # Learning
@@ -230,9 +231,7 @@ class HeadDirectionModel(nn.Module):
         check_radians("x", x)
         return self.code.encode(x.to(self.code.table.device))
 
-    def decode(
-        self, v: Float[Tensor, "seeds *batch neurons"]
-    ) -> Float[Tensor, "seeds *batch"]:
+    def decode(self, v: Float[Tensor, "seeds *batch neurons"]) -> Float[Tensor, "seeds ..."]:
         """Returns the headings that codes stand for, in [0, 2 pi)."""
         return self.code.decode(v) if self.readout is None else self.readout.decode(v)
 
@@ -249,6 +248,10 @@ class HeadDirectionModel(nn.Module):
         check_radians("dx", dx, kind="turn")
         largest = self.transformation.largest_turn
         return apply_turn(self.transformation.stepper(), v, dx.to(v), largest=largest)
+
+    def tuning(self) -> TuningSummary:
+        """Returns the tuning of every neuron and the figures of the active ones; in radians."""
+        return tuning_summary(self.codes)
 
     def integrate(
         self,

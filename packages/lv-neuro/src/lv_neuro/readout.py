@@ -60,7 +60,7 @@ class LearnedReadout(nn.Module):
 
     def decode(
         self, v: Float[Tensor, "seeds *batch neurons"], *, sharpness: float = 50.0
-    ) -> Float[Tensor, "seeds *batch"]:
+    ) -> Float[Tensor, "seeds ..."]:
         """Returns the heading where the heat map of v has its peak, finer than the grid."""
         with torch.no_grad():
             scores = v.flatten(1, -2) @ self.vectors.mT

@@ -29,8 +29,6 @@ class Training:
     """Adam's largest step size"""
     rollout: int = 5
     """turns R of a roll-out; 1 means one step, all turns of the table in every update"""
-    one_step: float = 0.0
-    """share of the iterations, from the first, that train one step with all turns of the table"""
     noise: float = 0.0
     """expected norm of the noise added to the codes before each turn"""
     clip: float = 10.0
@@ -140,12 +138,13 @@ class Trainer:
 
     def _turns(self) -> Tensor | None:
         """Returns this update's turns (S, R), drawn by blocks from each seed's own stream."""
-        if self.settings.rollout == 1 or self.done < self.settings.one_step * self.settings.iterations:
+        if self.settings.rollout == 1:
             return None
         block, place = divmod(self.done, BLOCK)
         if self._block[0] != block:
             self._block = (block, self._draw(block))
-        return self._block[1][place]
+        turns: Tensor = self._block[1][place]
+        return turns
 
     def _draw(self, block: int) -> Tensor:
         largest = self.model.max_step
@@ -157,7 +156,7 @@ class Trainer:
         return torch.stack(drawn, dim=1).to(self.parameters[0].device)
 
     def _noise(self) -> Tensor | None:
-        if self.settings.noise == 0 or self.done < self.settings.one_step * self.settings.iterations:
+        if self.settings.noise == 0:
             return None
         model = self.model
         shape = (self.settings.rollout, model.bins, model.neurons)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lv_core.random import stream
 from lv_neuro.baselines.rnn import SinCosRnn
+from lv_neuro.baselines.rnn_settings import RnnSettings
 from lv_neuro.walks import Walks, random_walks
 
 __all__ = ["RnnTrainer"]
@@ -28,9 +29,18 @@ class RnnTrainer:
         >>> saved = {"rnn": rnn.state_dict(), "trainer": trainer.state_dict()}
     """
 
-    def __init__(self, rnn: SinCosRnn) -> None:
-        """Starts at update 0."""
-        self.rnn, self.settings, self.done = rnn, rnn.settings, 0
+    def __init__(self, rnn: SinCosRnn, settings: RnnSettings | None = None) -> None:
+        """Starts at update 0.
+
+        Arguments:
+            rnn: The network, trained in place.
+            settings: How to train; None means the network's own. Others, of which `units`,
+                `activation` and `initial` do nothing, train on, for instance on longer walks:
+                `replace(rnn.settings, horizon=200, batch_size=50, lr=3e-4)`. Longer walks from
+                the start on are learned worse.
+        """
+        self.rnn, self.done = rnn, 0
+        self.settings = rnn.settings if settings is None else settings
         self.parameters = list(rnn.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.settings.lr, fused=True)
 

@@ -99,9 +99,7 @@ def normalize(v: Float[Tensor, "*batch neurons"]) -> Float[Tensor, "*batch neuro
     return v * v.square().sum(-1, keepdim=True).clamp_min(TINY).rsqrt()
 
 
-def between_turns(
-    turned: Callable[[Tensor], Tensor], transformation: Transformation
-) -> Stepper:
+def between_turns(turned: Callable[[Tensor], Tensor], transformation: Transformation) -> Stepper:
     """Makes a stepper of a function for grid steps: outputs are interpolated and normalized.
 
     Arguments:

@@ -112,7 +112,8 @@ class ConvRecurrence(Transformation):
     def _circulant(self, kernel: Tensor) -> Tensor:
         """Makes (S, C, C, w) into (S, d, d): gathering and one product beat a small conv1d."""
         padded = nn.functional.pad(kernel, (0, 1))
-        blocks = padded.index_select(-1, self.place).unflatten(-1, (self.ring, self.ring))
+        rings = (self.channels, self.channels, self.ring, self.ring)
+        blocks = padded.index_select(-1, self.place).view(len(kernel), *rings)
         return blocks.transpose(2, 3).reshape(len(kernel), self.neurons, self.neurons)
 
     def _bias(self) -> Tensor:

@@ -112,7 +112,7 @@ class TaylorRecurrence(Transformation):
 
         def step(v: Tensor, dx: Tensor) -> Tensor:
             r = (dx / self.largest_turn).to(v.dtype)[..., None]
-            a, b, c = (v @ stacked.mT).unflatten(-1, (3, -1)).unbind(-2)
+            a, b, c = (v @ stacked.mT).chunk(3, -1)
             return self.finish((a + r * b + r.square() * c + self.bias).relu())
 
         return step
@@ -179,10 +179,8 @@ def all_by_matrices(
     v: Float[Tensor, "seeds codes neurons"],
 ) -> Float[Tensor, "seeds turns codes neurons"]:
     """Applies a rectified network with one matrix for each grid turn, all turns in one product."""
-    outputs = torch.baddbmm(
-        bias.repeat(1, 1, matrices.shape[1]), v, matrices.flatten(1, 2).mT
-    )
-    by_turn = outputs.relu().unflatten(-1, (matrices.shape[1], -1)).transpose(1, 2)
+    outputs = torch.baddbmm(bias.repeat(1, 1, matrices.shape[1]), v, matrices.flatten(1, 2).mT)
+    by_turn = outputs.relu().view(*v.shape[:2], *matrices.shape[1:3]).transpose(1, 2)
     return transformation.finish(by_turn)
 
 
@@ -196,7 +194,7 @@ def matrix_stepper(
     turns = matrices.shape[1]
 
     def turned(v: Tensor) -> Tensor:
-        outputs = (v @ stacked.mT).unflatten(-1, (turns, -1)) + bias[:, :, None]
+        outputs = (v @ stacked.mT).view(*v.shape[:2], turns, -1) + bias[:, :, None]
         return transformation.finish(outputs.relu())
 
     return between_turns(turned, transformation)

@@ -15,7 +15,7 @@ TURN = 2 * math.pi
 
 def wrap(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Returns angles moved into [-pi, pi) by whole turns (radians)."""
-    return torch.remainder(x + math.pi, TURN) - math.pi
+    return heading(x + math.pi) - math.pi
 
 
 def heading(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -92,7 +92,7 @@ class RingCode(nn.Module):
         Returns:
             Headings in [0, 2 pi).
         """
-        flat = v.flatten(1, -2)
+        flat = v[:, None].flatten(1, -2)  # the new axis serves v without a batch
         return heading_of(flat @ self.table.mT, sharpness).view(v.shape[:-1])
 
     def gram(self) -> Float[Tensor, "seeds bins bins"]:

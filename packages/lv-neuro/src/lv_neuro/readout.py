@@ -63,5 +63,5 @@ class LearnedReadout(nn.Module):
     ) -> Float[Tensor, "seeds ..."]:
         """Returns the heading where the heat map of v has its peak, finer than the grid."""
         with torch.no_grad():
-            scores = v.flatten(1, -2) @ self.vectors.mT
+            scores = v[:, None].flatten(1, -2) @ self.vectors.mT
             return heading_of(scores, sharpness).view(v.shape[:-1])

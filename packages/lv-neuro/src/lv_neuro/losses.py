@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from lv_neuro.angles import angular_distance, grid
 from lv_neuro.transforms.base import Transformation
@@ -33,8 +34,8 @@ def one_step_loss(
     """
     largest = transformation.max_step
     moved = torch.stack([table.roll(-k, 1) for k in range(-largest, largest + 1)], dim=1)
-    error = transformation.all_turns(table) - moved
-    return error.square().sum(-1).mean((1, 2))
+    error = mse_loss(transformation.all_turns(table), moved, reduction="none")
+    return error.sum(-1).mean((1, 2))
 
 
 def rollout_loss(
@@ -59,15 +60,15 @@ def rollout_loss(
     """
     seeds, bins, _ = table.shape
     v, found = table, []
-    for t in range(turns.shape[1]):
-        v = transformation(v if noise is None else v + noise[t], turns[:, t])
+    for t, turn in enumerate(transformation.unroll(turns)):
+        v = turn(v if noise is None else v + noise[t])
         found.append(v)
     place = torch.arange(bins, device=table.device) + turns.cumsum(1).T[..., None]  # (R, S, N)
     first = bins * torch.arange(seeds, device=table.device)[:, None]
     rows = (place.remainder(bins) + first).flatten()
     wanted = table.flatten(0, 1).index_select(0, rows).view(len(found), *table.shape)
-    error = torch.stack(found) - wanted
-    return error.square().sum((0, 2, 3)) / (len(found) * bins)
+    error = mse_loss(torch.stack(found), wanted, reduction="none")
+    return error.sum((0, 2, 3)) / (len(found) * bins)
 
 
 def kernel_target(
@@ -109,7 +110,7 @@ def kernel_loss(
         gram: Inner products of the codes.
         target: What they shall be, from `kernel_target`.
     """
-    return (gram - target).square().mean((1, 2))
+    return mse_loss(gram, target.expand_as(gram), reduction="none").mean((1, 2))
 
 
 def isometry_loss(

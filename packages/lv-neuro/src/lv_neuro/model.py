@@ -49,9 +49,9 @@ TRANSFORMATIONS: dict[str, Callable[..., Transformation]] = {
 }
 
 DEFAULTS: dict[str, Training] = {
-    "conv": Training(iterations=2000, lr=0.01),
-    "linear_group": Training(iterations=2000, lr=0.005, rollout=1),
-    "linear_poly": Training(iterations=2000, lr=0.005, rollout=1),
+    "conv": Training(iterations=2000, lr=0.01, refine=1.0),
+    "linear_group": Training(iterations=2000, lr=0.005, rollout=1, refine=1.0),
+    "linear_poly": Training(iterations=2000, lr=0.005, rollout=1, refine=1.0),
 }
 
 
@@ -214,9 +214,8 @@ class HeadDirectionModel(nn.Module):
         read = torch.zeros_like(transition)
         if self.readout is not None:
             read = self.readout.loss(table, done=step / settings.iterations)
-        total = (
-            settings.transition_weight * transition + settings.anti_collapse_weight * apart + read
-        )
+        weight = settings.transition_weight_at(step)
+        total = weight * transition + settings.anti_collapse_weight * apart + read
         return Losses(total, transition, apart, read)
 
     # Use

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -65,13 +66,23 @@ class Transformation(nn.Module, ABC):
         self, v: Float[Tensor, "seeds codes neurons"], k: Int[Tensor, " seeds"]
     ) -> Float[Tensor, "seeds codes neurons"]:
         """Returns F(v, k h), every code of a seed turned by the seed's k grid steps."""
-        return self.finish(self.turn(v, k))
+        return self._forward(v, k)
 
     @abstractmethod
     def turn(
         self, v: Float[Tensor, "seeds codes neurons"], k: Int[Tensor, " seeds"]
     ) -> Float[Tensor, "seeds codes neurons"]:
         """Returns F before its norm is set."""
+
+    def unroll(self, turns: Int[Tensor, "seeds rollout"]) -> list[Callable[[Tensor], Tensor]]:
+        """Returns v -> F(v, k_t h) for each turn k_t of a roll-out.
+
+        What the turns share is computed once for all of them; this is the inner loop of training.
+        """
+        return [partial(self._forward, k=turns[:, t]) for t in range(turns.shape[1])]
+
+    def _forward(self, v: Tensor, k: Tensor) -> Tensor:
+        return self.finish(self.turn(v, k))
 
     @abstractmethod
     def stepper(self) -> Stepper:
@@ -95,8 +106,8 @@ class Transformation(nn.Module, ABC):
 
 def normalize(v: Float[Tensor, "*batch neurons"]) -> Float[Tensor, "*batch neurons"]:
     """Returns v / ||v||."""
-    # Not norm(): its backward takes more and slower operations.
-    return v * v.square().sum(-1, keepdim=True).clamp_min(TINY).rsqrt()
+    # Neither norm() nor square(): their backward takes more and slower operations.
+    return v * (v * v).sum(-1, keepdim=True).clamp_min(TINY).rsqrt()
 
 
 def between_turns(turned: Callable[[Tensor], Tensor], transformation: Transformation) -> Stepper:
@@ -119,3 +130,16 @@ def between_turns(turned: Callable[[Tensor], Tensor], transformation: Transforma
         return transformation.finish((1 - share) * a + share * b)
 
     return step
+
+
+def unroll_matrices(
+    transformation: Transformation,
+    matrices: Float[Tensor, "rollout seeds neurons neurons"],
+    bias: Float[Tensor, "seeds 1 neurons"],
+) -> list[Callable[[Tensor], Tensor]]:
+    """Returns v -> F(v) of a rectified network for each turn of a roll-out."""
+
+    def turned(v: Tensor, transposed: Tensor) -> Tensor:
+        return transformation.finish(torch.baddbmm(bias, v, transposed).relu())
+
+    return [partial(turned, transposed=weight.mT) for weight in matrices.unbind(0)]

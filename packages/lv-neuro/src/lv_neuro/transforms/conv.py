@@ -1,13 +1,13 @@
 """The convolutional network: neurons on a ring, weights that depend on distance alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lv_neuro.transforms.base import Stepper, Transformation
-from lv_neuro.transforms.table import all_by_matrices, draw, matrix_stepper, pick
+from lv_neuro.transforms.base import Stepper, Transformation, unroll_matrices
+from lv_neuro.transforms.table import all_by_matrices, draw, matrix_stepper, pick, pick_each
 
 __all__ = ["ConvRecurrence"]
 
@@ -89,6 +89,14 @@ class ConvRecurrence(Transformation):
         """Returns ReLU((A + B_k) v + b)."""
         weight = self._circulant(self.recurrent + pick(self.turning, k + self.max_step))
         return torch.baddbmm(self._bias(), v, weight.mT).relu()
+
+    def unroll(self, turns: Int[Tensor, "seeds rollout"]) -> list[Callable[[Tensor], Tensor]]:
+        """Returns v -> F(v, k_t h) for each turn k_t of a roll-out."""
+        kernels = self.recurrent + pick_each(self.turning, turns + self.max_step)
+        matrices = self._circulant(kernels.flatten(0, 1))
+        return unroll_matrices(
+            self, matrices.view(*kernels.shape[:2], *matrices.shape[1:]), self._bias()
+        )
 
     def all_turns(
         self, v: Float[Tensor, "seeds codes neurons"]

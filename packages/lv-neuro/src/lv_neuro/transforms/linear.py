@@ -69,7 +69,8 @@ class LinearGroup(Transformation):
     ) -> Float[Tensor, "seeds turns codes neurons"]:
         """Returns F(v, k h) for k = -K, ..., K: one matrix exponential serves all."""
         one = torch.matrix_exp(self.grid_step * self.generator)
-        left, right = [v], [v]
+        still = self.finish(v)
+        left, right = [still], [still]
         for _ in range(self.max_step):
             right.append(self.finish(right[-1] @ one.mT))
             left.append(self.finish(left[-1] @ one))  # the inverse of a rotation: its transpose

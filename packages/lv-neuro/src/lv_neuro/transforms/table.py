@@ -1,13 +1,13 @@
 """Recurrent networks with ReLU: a matrix for each turn, a Taylor series, an additive drive."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lv_core.random import stream
-from lv_neuro.transforms.base import Stepper, Transformation, between_turns
+from lv_neuro.transforms.base import Stepper, Transformation, between_turns, unroll_matrices
 
 __all__ = ["AdditiveRecurrence", "TableRecurrence", "TaylorRecurrence"]
 
@@ -52,6 +52,11 @@ class TableRecurrence(Transformation):
         """Returns ReLU((A + B_k) v + b)."""
         weight = self.recurrent + pick(self.turning, k + self.max_step)
         return torch.baddbmm(self.bias, v, weight.mT).relu()
+
+    def unroll(self, turns: Int[Tensor, "seeds rollout"]) -> list[Callable[[Tensor], Tensor]]:
+        """Returns v -> F(v, k_t h) for each turn k_t of a roll-out."""
+        matrices = self.recurrent + pick_each(self.turning, turns + self.max_step)
+        return unroll_matrices(self, matrices, self.bias)
 
     def all_turns(
         self, v: Float[Tensor, "seeds codes neurons"]
@@ -170,6 +175,17 @@ def pick(table: Float[Tensor, "seeds turns *rest"], row: Int[Tensor, " seeds"]) 
     if len(table) == 1:  # a slice: its gradient costs less than that of a gather
         return table[:, int(row[0])] if not row.is_cuda else table[:, row].squeeze(1)
     return table[torch.arange(len(table), device=table.device), row]
+
+
+def pick_each(
+    table: Float[Tensor, "seeds turns *rest"], rows: Int[Tensor, "seeds rollout"]
+) -> Float[Tensor, "rollout seeds *rest"]:
+    """Returns the rows of each seed's table for a roll-out.
+
+    All at once, since the gradient of every gather is as large as the table.
+    """
+    seeds = torch.arange(len(table), device=table.device)
+    return table[seeds, rows.T]
 
 
 def all_by_matrices(

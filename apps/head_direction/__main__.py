@@ -1,0 +1,140 @@
+"""`python -m apps.head_direction [preset] [--flags]`: train, measure, compare, report."""
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apps._runner import Run, UserError, cli_errors, parse
+from apps.head_direction.settings import Settings
+
+if TYPE_CHECKING:
+    from apps.head_direction.cells import Cell
+    from lv_neuro import Walks
+
+PROG = "python -m apps.head_direction"
+HERE = Path(__file__).parent
+NOTES = (
+    "The heading x of an animal is coded by a population v(x) of non-negative rates with norm "
+    "one; turning the head by dx updates it by a recurrent network, v(x + dx) = F(v(x), dx). "
+    "Learned are the codes and F together, from nothing but that equation and a target for how "
+    "similar two codes are.\n\n"
+    "Paper's claims: (C1) single neurons have bump-shaped tuning, (C2) the codes form a circle "
+    "in their first two principal components, (C3) repeated turns are integrated accurately, "
+    "(C4) all this for a fully connected and for a convolutional network.\n\n"
+    "Ours are all settings, losses, protocols and measures: no code was published and the "
+    "paper's numbers could not be read. Its codes are trained on simulated pairs only; recorded "
+    "cells are shown beside the models, nothing is fitted to them, and they have baseline rates "
+    "and unequal peaks that the model has not."
+)
+_MAY_CHANGE = ("processes", "publish", "threads", "save_every")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the app with the words of the command line."""
+    with cli_errors(PROG, ValueError, FloatingPointError):
+        preset, settings = parse(Settings, HERE / "presets", argv, prog=PROG)
+        _check(settings)
+        run = Run(settings, app="head_direction", preset=preset, argv=argv, may_change=_MAY_CHANGE)
+        run.load("cells")
+        run.save(0, "cells")  # marks the folder as one that --resume may go on with
+        _report(run, settings)
+
+
+def _check(settings: Settings) -> None:
+    for name in ("seeds", "processes", "save_every"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name} must be positive, got {getattr(settings, name)}")
+    if not settings.variants:
+        raise UserError("variants must name at least one model")
+    if settings.precision != "fp32":
+        raise UserError("this app runs in float32 alone: leave out --precision")
+    if min(settings.evaluate.lengths, default=0) < 1:
+        raise UserError(f"evaluate.lengths must be positive, got {settings.evaluate.lengths}")
+    if min(settings.evaluate.noise, default=-1) < 0:
+        raise UserError(f"evaluate.noise must not be negative, got {settings.evaluate.noise}")
+
+
+def _report(run: Run, settings: Settings) -> None:
+    from apps.head_direction import figures, results
+    from apps.head_direction.cells import load_model, plan
+    from apps.head_direction.recorded import load_cells
+
+    recorded = load_cells(run, settings)
+    folder = run.folder / "cells"
+    folder.mkdir(exist_ok=True)
+    records = _run_cells(run, settings, plan(settings), folder, recorded.turns)
+    run.save(1, "cells")  # holds the time they took, should only the report be made again
+    models = {
+        record["name"]: load_model(record, folder)
+        for record in records
+        if record["group"] == "main"
+    }
+    try:
+        run.finish(
+            results.metrics(records, recorded.record),
+            results.claims(settings, records, recorded.record),
+            figures.draw(settings, records, models, recorded),
+            tables=results.tables(records, recorded.record),
+            notes=NOTES,
+            seeds=records[0]["seeds"],
+        )
+    finally:  # with --check a claim that does not hold ends the program in finish
+        if settings.publish:
+            print(f"published: {run.publish(HERE.parents[1] / 'results')}")
+
+
+def _run_cells(
+    run: Run, settings: Settings, cells: "Sequence[Cell]", folder: Path, turns: "Walks"
+) -> list[dict[str, Any]]:
+    """Runs the cells, several at a time as processes; finished ones are only read."""
+    from apps.head_direction.cells import run_cell
+
+    device, found = run.device.type, {}
+    if settings.processes == 1 or device == "cuda":
+        for number, cell in enumerate(cells, 1):
+            found[cell.name] = run_cell(cell, settings, folder, turns, device)
+            _tell(number, len(cells), found[cell.name])
+        return [found[cell.name] for cell in cells]
+    # Ctrl-C is handled here alone: the children are ended with the pool.
+    old = signal.signal(signal.SIGTERM, _stop)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_child)
+    try:
+        futures = {
+            pool.submit(run_cell, cell, settings, folder, turns, device): cell for cell in cells
+        }
+        for number, future in enumerate(as_completed(futures), 1):
+            found[futures[future].name] = future.result()
+            _tell(number, len(cells), found[futures[future].name])
+    except BaseException:
+        for child in (pool._processes or {}).values():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGTERM, old)
+    return [found[cell.name] for cell in cells]
+
+
+def _tell(number: int, total: int, record: dict[str, Any]) -> None:
+    print(
+        f"[{number}/{total}] {record['name']}: {record['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _child() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -85,10 +85,17 @@ def integrate(
     Returns:
         Decoded headings after each turn, and the last codes (before re-encoding).
 
+    Raises:
+        ValueError: For an unknown mode, negative noise, and walks that are none.
+
     Source:
         Zhao et al., 2024 (path integration); the modes follow Xu et al., 2025.
     """
     check_walks(start, turns)
+    if mode not in ("vanilla", "reencode"):
+        raise ValueError(f"unknown mode {mode!r}; there are: vanilla, reencode")
+    if not noise >= 0:
+        raise ValueError(f"noise must not be negative, got {noise}")
     v = encode(start)
     x = torch.empty(len(v), *turns.shape, dtype=v.dtype, device=v.device)
     turns = turns.to(v)

@@ -25,16 +25,25 @@ AntiCollapse = Literal["kernel", "von_mises", "cosine", "isometry", "none"]
 
 
 def one_step_loss(
-    table: Float[Tensor, "seeds bins neurons"], transformation: Transformation
+    table: Float[Tensor, "seeds bins neurons"],
+    transformation: Transformation,
+    *,
+    noise: Float[Tensor, "seeds bins neurons"] | None = None,
 ) -> Float[Tensor, " seeds"]:
     """Returns the mean over all n and k of ||F(V_n, k h) - V_{n+k}||^2 for each seed.
+
+    Arguments:
+        table: The codes V.
+        transformation: F.
+        noise: Added to the codes before F.
 
     Source:
         Zhao et al., 2024 (v(x + dx) = F(v(x), dx)).
     """
     largest = transformation.max_step
     moved = torch.stack([table.roll(-k, 1) for k in range(-largest, largest + 1)], dim=1)
-    error = mse_loss(transformation.all_turns(table), moved, reduction="none")
+    found = transformation.all_turns(table if noise is None else table + noise)
+    error = mse_loss(found, moved, reduction="none")
     return error.sum(-1).mean((1, 2))
 
 

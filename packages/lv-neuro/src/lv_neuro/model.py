@@ -134,6 +134,11 @@ class HeadDirectionModel(nn.Module):
         self.anti_collapse, self.sigma = anti_collapse, sigma
         self.isometry_scale = isometry_scale
         self.isometry_reach = bins // 2 if isometry_reach is None else isometry_reach
+        if not 1 <= self.isometry_reach <= bins // 2:
+            raise ValueError(
+                f"isometry_reach must lie between 1 and {bins // 2} (half of bins={bins}), got "
+                f"{isometry_reach}"
+            )
         extra: dict[str, Any] = dict(options)
         if renormalize is not None:
             extra["renormalize"] = renormalize
@@ -143,6 +148,8 @@ class HeadDirectionModel(nn.Module):
         self.transformation = TRANSFORMATIONS[variant](
             neurons=neurons, bins=bins, max_step=max_step, seeds=self.seeds, **extra
         )
+        if readout not in ("codebook", "learned"):
+            raise ValueError(f"unknown readout {readout!r}; there are: codebook, learned")
         self.readout = LearnedReadout(self.code) if readout == "learned" else None
         self.target: Tensor | None
         kind = anti_collapse if anti_collapse in ("kernel", "von_mises", "cosine") else None
@@ -207,7 +214,8 @@ class HeadDirectionModel(nn.Module):
         """
         table = self.code.table
         if turns is None:
-            transition = one_step_loss(table, self.transformation)
+            first = None if noise is None else noise[0]
+            transition = one_step_loss(table, self.transformation, noise=first)
         else:
             transition = rollout_loss(table, self.transformation, turns, noise=noise)
         apart = self._anti_collapse()

@@ -83,7 +83,7 @@ class Training:
 
     def lr_at(self, step: int) -> float:
         """Returns the step size of the update `step`, counted from 0."""
-        done = (step + 1) / self.iterations
+        done = min((step + 1) / self.iterations, 1.0)  # who goes on keeps the last step size
         if done < self.warm_up:
             return self.lr * done / self.warm_up
         if done <= self.decay_from:
@@ -123,7 +123,7 @@ class Trainer:
         """Takes one update; returns the losses before it, detached.
 
         Raises:
-            FloatingPointError: If a loss is not finite, once every 100 updates.
+            FloatingPointError: If a loss is not finite; every 100th update and the last look.
         """
         settings = self.settings
         for group in self.optimizer.param_groups:
@@ -137,7 +137,8 @@ class Trainer:
         self.optimizer.step()
         self.model.code.project()
         self.done += 1
-        if self.done % 100 == 0 and not bool(torch.isfinite(losses.total).all()):
+        looked_at = self.done % 100 == 0 or self.done == settings.iterations
+        if looked_at and not bool(torch.isfinite(losses.total).all()):
             raise FloatingPointError(
                 f"the loss is not finite after {self.done} updates: {losses.total.tolist()} "
                 "(one value per seed); lower lr"

@@ -96,7 +96,8 @@ def run_cell(
         "seeds": _seeds(settings),
         "parameters": _parameters(model),
         "training_seconds": round(trained, 2),
-        "report": report_of(model, settings),
+        # path integration is measured alike for models and baselines, in "paths"
+        "report": report(model, noise=()) if isinstance(model, HeadDirectionModel) else {},
         "paths": _paths(model, settings, device),
         "turns": _turns(model, turns, device),
         "tuning": _tuning(model),
@@ -187,7 +188,7 @@ def _recurrent(settings: Settings) -> list[Cell]:
         for a in ("relu", "tanh")
     ]
     if units := settings.baselines.matched_units:
-        more = {"units": units, "iterations": settings.baselines.matched_iterations}
+        more = {"units": units, "batch_size": settings.baselines.matched_batch_size}
         cells.append(
             Cell(name="rnn-relu-matched", kind="rnn", group="baseline", model=base | more)
         )
@@ -246,14 +247,6 @@ def _train(
     seconds = before + time.perf_counter() - began
     write(folder / f"{cell.name}.pt", {"model": model.state_dict()})
     return seconds
-
-
-def report_of(model: PathIntegrator, settings: Settings) -> dict[str, list[float]]:
-    """Returns every measure of a model; of a baseline, those of path integration and tuning."""
-    evaluate = settings.evaluate
-    if isinstance(model, HeadDirectionModel):
-        return report(model, walks=evaluate.walks, lengths=evaluate.lengths, noise=evaluate.noise)
-    return {}
 
 
 def _paths(model: PathIntegrator, settings: Settings, device: str) -> dict[str, Any]:

@@ -155,9 +155,20 @@ def degrees(bins: int) -> np.ndarray:
     return np.arange(bins) * (360 / bins)
 
 
-def band(ax: "Axes", x: Sequence[float], rows: np.ndarray, line: Line, **more: Any) -> None:
+def band(
+    ax: "Axes", x: Sequence[float], rows: np.ndarray, line: Line, *, marker: str = ""
+) -> None:
     """Draws the mean over seeds (rows) and a band from the lowest to the highest seed."""
-    ax.plot(x, rows.mean(0), color=line.color, linestyle=line.dashes, label=line.label, **more)
+    ax.plot(
+        x,
+        rows.mean(0),
+        color=line.color,
+        linestyle=line.dashes,
+        label=line.label,
+        linewidth=1.4,
+        marker=marker,
+        markersize=3.5,
+    )
     if len(rows) > 1:
         color = {"facecolor": line.color, "edgecolor": "none"}
         ax.fill_between(x, rows.min(0), rows.max(0), alpha=0.2, **color)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.head_direction.figure_style import (
-    RECORDED,
     Line,
     Record,
     band,
@@ -17,7 +16,6 @@ from apps.head_direction.figure_style import (
     line_of,
     numbers,
     plain,
-    seeds_of,
     spread,
     title_of,
 )
@@ -27,7 +25,6 @@ from lv_core.random import stream
 from lv_neuro import HeadDirectionModel, random_walks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["decoded_spikes", "error_correction", "head_turns", "path_integration"]
@@ -52,16 +49,16 @@ def path_integration(
     heights = [1.75 * len(drawn), 2.6 * rows + 0.9]
     above, below = fig.subfigures(2, 1, height_ratios=heights)
     _traces(above, settings, main, models, drawn)
-    axes = below.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    for ax, level in zip(axes, levels, strict=False):
+    axes = list(below.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for k, (ax, level) in enumerate(zip(axes, levels, strict=False)):
         for record in shown:
             curve = np.array(record["paths"][level]["curve"]).clip(min=FLOOR)
             line = line_of(record, parameters=True)
-            band(ax, record["paths"]["steps"], curve, line, linewidth=1.4)
+            band(ax, record["paths"]["steps"], curve, line)
         ax.axhline(90, color="0.6", linewidth=0.7, linestyle=":")
         ax.set(xscale="log", yscale="log", ylim=(FLOOR, 180))
-        plain(ax, f"noise {level}", "turns", "mean error (deg)" if ax in axes_left(axes) else "")
-    for ax in list(axes)[len(levels) :]:
+        plain(ax, f"noise {level}", "turns", "" if k % columns else "mean error (deg)")
+    for ax in axes[len(levels) :]:
         ax.set_axis_off()
     handles, labels = below.axes[0].get_legend_handles_labels()
     below.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
@@ -84,7 +81,7 @@ def head_turns(records: Sequence[Record]) -> tuple["Figure", str]:
     for record in shown:
         rows = np.array(record["turns"]["error"]).clip(min=FLOOR)
         line = line_of(record, parameters=True)
-        band(ax, record["turns"]["seconds"], rows, line, linewidth=1.4, marker="o", markersize=3.5)
+        band(ax, record["turns"]["seconds"], rows, line, marker="o")
     ax.axhline(90, color="0.6", linewidth=0.7, linestyle=":")
     ticks = shown[0]["turns"]["seconds"]
     ax.set(xscale="log", yscale="log", ylim=(FLOOR, 180))
@@ -113,7 +110,7 @@ def error_correction(records: Sequence[Record]) -> tuple["Figure", str]:
             shade = (scales.index(scale) + 1) / len(scales)
             line = Line(_mixed(line_of(record).color, shade), "-", f"disturbance {scale:g}")
             for ax, rows in ((axes[0, k], off), (axes[1, k], error)):
-                band(ax, times, rows, line, linewidth=1.4, marker="o", markersize=3.5)
+                band(ax, times, rows, line, marker="o")
         for ax in axes[:, k]:
             ax.set_xscale("symlog", linthresh=1, linscale=0.5)
             ax.set_xticks(times, labels=[str(n) for n in times])
@@ -121,9 +118,7 @@ def error_correction(records: Sequence[Record]) -> tuple["Figure", str]:
         axes[0, k].set_yscale("log")
         left = k == 0
         plain(axes[0, k], title_of(record), y="1 - max cos" if left else "")
-        plain(
-            axes[1, k], x="applications of F(., 0)", y="error of heading (deg)" if left else ""
-        )
+        plain(axes[1, k], x="applications of F(., 0)", y="error of heading (deg)" if left else "")
         axes[1, k].set_ylim(bottom=0)
         axes[0, k].legend(fontsize=7, frameon=False, loc="best")
     return fig, (
@@ -209,7 +204,9 @@ def _corrected(report: Mapping[str, Any]) -> dict[float, tuple[list[int], np.nda
         float(scale): (
             sorted(found),
             *(
-                np.array([numbers(report[f"{kind}_scale{scale}_after{n}"]) for n in sorted(found)]).T
+                np.array(
+                    [numbers(report[f"{kind}_scale{scale}_after{n}"]) for n in sorted(found)]
+                ).T
                 for kind in ("off_ring", "correction_error")
             ),
         )

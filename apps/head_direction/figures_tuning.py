@@ -23,7 +23,8 @@ from apps.head_direction.figure_style import (
     title_of,
 )
 from apps.head_direction.recorded import RecordedCells
-from lv_neuro import HeadDirectionModel, TuningSummary, principal_circle, tuning_summary
+from lv_neuro import HeadDirectionModel, principal_circle, tuning_summary
+from lv_neuro.analysis import TuningSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +89,7 @@ def tuning_curves(
         if k == 0:
             top.set_ylabel("neuron, by preferred direction", fontsize=8)
             line.set_ylabel("rate / peak", fontsize=8)
-    bar = fig.colorbar(image, ax=fig.axes[0 :: 3][: len(shown)], shrink=0.8, aspect=18, pad=0.01)
+    bar = fig.colorbar(image, ax=fig.axes[0::3][: len(shown)], shrink=0.8, aspect=18, pad=0.01)
     bar.set_label("rate / peak", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return fig, (
@@ -178,7 +179,12 @@ def tuning_widths(
             ends = np.quantile(curves, [0.1, 0.9], axis=1)
             right.fill_between(x, *ends, color=one.color, alpha=0.12, linewidth=0)
     right.axhline(0.5, color="0.6", linewidth=0.7, linestyle=":")
-    plain(right, "Mean curve", "heading - preferred direction (deg)", "(rate - lowest) / (peak - lowest)")
+    plain(
+        right,
+        "Mean curve",
+        "heading - preferred direction (deg)",
+        "(rate - lowest) / (peak - lowest)",
+    )
     right.set_xticks([-180, -90, 0, 90, 180])
     right.set_xlim(-180, 180)
     right.set_ylim(0, 1.05)
@@ -221,9 +227,7 @@ def _population(title: str, color: str, codes: Tensor, mask: Tensor | None) -> _
     directions = directions.nan_to_num(0.0)  # of flat curves, should codes have collapsed
     kept = summary.counted.nonzero()[:, 0]
     order = kept[directions[kept].argsort()]
-    return _Population(
-        title, color, codes[:, order].numpy(), directions[order].numpy(), summary
-    )
+    return _Population(title, color, codes[:, order].numpy(), directions[order].numpy(), summary)
 
 
 def _examples(preferred: np.ndarray) -> list[int]:

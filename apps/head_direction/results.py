@@ -123,8 +123,8 @@ def _marks(add: Add, record: Record) -> None:
         _list(winding),
         all(abs(abs(w) - 1) < 0.02 for w in winding),
     )
-    if (key := "path_error_T100_noise0") in values:
-        errors = values[key]
+    errors = record["paths"].get("0", {"at": {}})["at"].get("100")
+    if errors:
         add(
             f"C3 path integration, 100 turns, no noise, error < 2 deg: {at}",
             "accurate path integration",
@@ -234,11 +234,7 @@ def _kept(record: Record) -> dict[str, Any]:
     if record["group"] == "sweep":
         names = ("gaussian_r2_median", "tuning_sigma", "bumps", "radius_cv", "winding", "active")
         wanted = {name: wanted[name] for name in names}
-    return {
-        name: [float(f"{v:.5g}") for v in values]
-        for name, values in wanted.items()
-        if not name.startswith("path_error")
-    }
+    return {name: [float(f"{v:.5g}") for v in values] for name, values in wanted.items()}
 
 
 def _path_row(record: Record) -> dict[str, object]:

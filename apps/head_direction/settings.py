@@ -82,8 +82,8 @@ class Baselines:
     """their size and training; both ReLU and tanh are trained"""
     matched_units: int = 0
     """units of one more ReLU network with about as many parameters as fc_table; 0 = none"""
-    matched_iterations: int = 3000
-    """its updates"""
+    matched_batch_size: int = 200
+    """walks in one of its updates"""
     analytic: bool = True
     """the closed-form ring and the hand-built ring attractor"""
 

@@ -108,38 +108,3 @@ def normalize(v: Float[Tensor, "*batch neurons"]) -> Float[Tensor, "*batch neuro
     """Returns v / ||v||."""
     # Neither norm() nor square(): their backward takes more and slower operations.
     return v * (v * v).sum(-1, keepdim=True).clamp_min(TINY).rsqrt()
-
-
-def between_turns(turned: Callable[[Tensor], Tensor], transformation: Transformation) -> Stepper:
-    """Makes a stepper of a function for grid steps: outputs are interpolated and normalized.
-
-    Arguments:
-        turned: v (S, B, d) -> (S, B, 2K + 1, d), finished outputs for k = -K, ..., K.
-        transformation: Where the sizes come from.
-    """
-    largest, scale = transformation.max_step, 1 / transformation.grid_step
-
-    def step(v: Tensor, dx: Tensor) -> Tensor:
-        place = (dx * scale + largest).clamp(0, 2 * largest)
-        low = place.floor().clamp(max=2 * largest - 1)
-        share = (place - low)[..., None].to(v.dtype)
-        outputs = turned(v)
-        index = low.long()[..., None, None].expand(-1, -1, 1, v.shape[-1])
-        a = outputs.gather(2, index).squeeze(2)
-        b = outputs.gather(2, index + 1).squeeze(2)
-        return transformation.finish((1 - share) * a + share * b)
-
-    return step
-
-
-def unroll_matrices(
-    transformation: Transformation,
-    matrices: Float[Tensor, "rollout seeds neurons neurons"],
-    bias: Float[Tensor, "seeds 1 neurons"],
-) -> list[Callable[[Tensor], Tensor]]:
-    """Returns v -> F(v) of a rectified network for each turn of a roll-out."""
-
-    def turned(v: Tensor, transposed: Tensor) -> Tensor:
-        return transformation.finish(torch.baddbmm(bias, v, transposed).relu())
-
-    return [partial(turned, transposed=weight.mT) for weight in matrices.unbind(0)]

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lv_neuro.transforms.base import Stepper, Transformation, unroll_matrices
-from lv_neuro.transforms.table import all_by_matrices, draw, matrix_stepper, pick, pick_each
+from lv_neuro.transforms.base import Stepper, Transformation
+from lv_neuro.transforms.matrices import all_by_matrices, matrix_stepper, unroll_matrices
+from lv_neuro.transforms.table import draw, pick, pick_each
 
 __all__ = ["ConvRecurrence"]
 

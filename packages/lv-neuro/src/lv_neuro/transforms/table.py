@@ -7,7 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lv_core.random import stream
-from lv_neuro.transforms.base import Stepper, Transformation, between_turns, unroll_matrices
+from lv_neuro.transforms.base import Stepper, Transformation
+from lv_neuro.transforms.matrices import (
+    all_by_matrices,
+    between_turns,
+    matrix_stepper,
+    unroll_matrices,
+)
 
 __all__ = ["AdditiveRecurrence", "TableRecurrence", "TaylorRecurrence"]
 
@@ -156,10 +162,11 @@ class AdditiveRecurrence(Transformation):
 
     def stepper(self) -> Stepper:
         """Returns F for turns of any angle up to the largest."""
-        drive = self.bias[:, :, None] + self.drive[:, None]  # (S, 1, T, d)
+        seeds = torch.arange(len(self.drive), device=self.drive.device)[:, None]
 
-        def turned(v: Tensor) -> Tensor:
-            return self.finish(((v @ self.recurrent.mT)[:, :, None] + drive).relu())
+        def turned(v: Tensor, k: Tensor) -> Tensor:
+            drive = self.bias + self.drive[seeds, k.expand(v.shape[:2])]
+            return self.finish((v @ self.recurrent.mT + drive).relu())
 
         return between_turns(turned, self)
 
@@ -186,31 +193,3 @@ def pick_each(
     """
     seeds = torch.arange(len(table), device=table.device)
     return table[seeds, rows.T]
-
-
-def all_by_matrices(
-    transformation: Transformation,
-    matrices: Float[Tensor, "seeds turns neurons neurons"],
-    bias: Float[Tensor, "seeds 1 neurons"],
-    v: Float[Tensor, "seeds codes neurons"],
-) -> Float[Tensor, "seeds turns codes neurons"]:
-    """Applies a rectified network with one matrix for each grid turn, all turns in one product."""
-    outputs = torch.baddbmm(bias.repeat(1, 1, matrices.shape[1]), v, matrices.flatten(1, 2).mT)
-    by_turn = outputs.relu().view(*v.shape[:2], *matrices.shape[1:3]).transpose(1, 2)
-    return transformation.finish(by_turn)
-
-
-def matrix_stepper(
-    transformation: Transformation,
-    matrices: Float[Tensor, "seeds turns neurons neurons"],
-    bias: Float[Tensor, "seeds 1 neurons"],
-) -> Stepper:
-    """Makes the stepper of a rectified network that has one matrix for each grid turn."""
-    stacked = matrices.flatten(1, 2)  # (S, T d, d): all turns of all codes in one product
-    turns = matrices.shape[1]
-
-    def turned(v: Tensor) -> Tensor:
-        outputs = (v @ stacked.mT).view(*v.shape[:2], turns, -1) + bias[:, :, None]
-        return transformation.finish(outputs.relu())
-
-    return between_turns(turned, transformation)

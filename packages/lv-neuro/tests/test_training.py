@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_the_step_size_rises_stays_and_falls():
         assert math.isclose(s.lr_at(step), lr, rel_tol=1e-9), step
     each = [s.lr_at(step) for step in range(1000)]
     assert max(each) == 0.5
-    assert max(abs(a - b) for a, b in zip(each, each[1:], strict=False)) < 0.0051
+    assert max(abs(a - b) for a, b in pairwise(each)) < 0.0051
     # who goes on is not given a negative step size
     assert s.lr_at(5000) == s.lr_at(999)
 
@@ -101,11 +102,11 @@ def test_settings_that_cannot_train_are_refused(field, value, message):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_loss_falls(variant):
     model = make(variant)
-    # lr is the variant's own; 150 updates are too few for the end but not for the direction
-    _, losses = run(model, replace(model.default_training(), iterations=150), 150)
+    # a growing weight would hide it; 300 updates are too few for the end, not for the direction
+    settings = replace(model.default_training(), iterations=300, refine=1.0)
+    _, losses = run(model, settings, 300)
     first, last = losses[0], losses[-1]
-    assert last.anti_collapse < 0.5 * first.anti_collapse
-    assert last.total < 0.75 * first.total
+    assert last.total < 0.5 * first.total
     assert last.total.shape == (1,)
     assert not last.total.requires_grad
 
@@ -125,6 +126,7 @@ def test_updates_are_those_of_plain_adam():
             loss = loss + kernel_loss(table @ table.mT, other.target)
             plain.zero_grad()
             loss.sum().backward()
+            torch.nn.utils.clip_grad_norm_(other.parameters(), settings.clip)
             plain.param_groups[0]["lr"] = settings.lr_at(step)
             plain.step()
             other.code.project()

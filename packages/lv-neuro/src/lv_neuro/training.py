@@ -42,12 +42,12 @@ class Training:
     """share of `lr` that is left at the end"""
     transition_weight: float = 1.0
     """weight of the transformation loss at the beginning, while the codes spread out"""
-    refine: float = 30.0
+    refine: float = 100.0
     """factor by which that weight has grown at the end; 1 = none, as suits weights that are shared
     over the ring; without it the fully connected network drifts several times as much"""
-    refine_from: float = 0.4
+    refine_from: float = 0.3
     """share of the iterations from which it grows, geometrically"""
-    refine_to: float = 0.8
+    refine_to: float = 0.9
     """share of the iterations at which it has grown"""
     anti_collapse_weight: float = 1.0
     """weight of the loss that keeps codes apart"""

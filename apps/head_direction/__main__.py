@@ -1,19 +1,11 @@
 """`python -m apps.head_direction [preset] [--flags]`: train, measure, compare, report."""
 
-import multiprocessing
-import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from apps._runner import Run, UserError, cli_errors, parse
 from apps.head_direction.settings import Settings
-
-if TYPE_CHECKING:
-    from apps.head_direction.cells import Cell
-    from lv_neuro import Walks
 
 PROG = "python -m apps.head_direction"
 HERE = Path(__file__).parent
@@ -61,12 +53,13 @@ def _check(settings: Settings) -> None:
 def _report(run: Run, settings: Settings) -> None:
     from apps.head_direction import figures, results
     from apps.head_direction.cells import load_model, plan
+    from apps.head_direction.pool import run_cells
     from apps.head_direction.recorded import load_cells
 
     recorded = load_cells(run, settings)
     folder = run.folder / "cells"
     folder.mkdir(exist_ok=True)
-    records = _run_cells(run, settings, plan(settings), folder, recorded.turns)
+    records = run_cells(run, settings, plan(settings), folder, recorded.turns)
     run.save(1, "cells")  # holds the time they took, should only the report be made again
     models = {
         record["name"]: load_model(record, folder)
@@ -85,55 +78,6 @@ def _report(run: Run, settings: Settings) -> None:
     finally:  # with --check a claim that does not hold ends the program in finish
         if settings.publish:
             print(f"published: {run.publish(HERE.parents[1] / 'results')}")
-
-
-def _run_cells(
-    run: Run, settings: Settings, cells: "Sequence[Cell]", folder: Path, turns: "Walks"
-) -> list[dict[str, Any]]:
-    """Runs the cells, several at a time as processes; finished ones are only read."""
-    from apps.head_direction.cells import run_cell
-
-    device, found = run.device.type, {}
-    if settings.processes == 1 or device == "cuda":
-        for number, cell in enumerate(cells, 1):
-            found[cell.name] = run_cell(cell, settings, folder, turns, device)
-            _tell(number, len(cells), found[cell.name])
-        return [found[cell.name] for cell in cells]
-    # Ctrl-C is handled here alone: the children are ended with the pool.
-    old = signal.signal(signal.SIGTERM, _stop)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_child)
-    try:
-        futures = {
-            pool.submit(run_cell, cell, settings, folder, turns, device): cell for cell in cells
-        }
-        for number, future in enumerate(as_completed(futures), 1):
-            found[futures[future].name] = future.result()
-            _tell(number, len(cells), found[futures[future].name])
-    except BaseException:
-        for child in (pool._processes or {}).values():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        signal.signal(signal.SIGTERM, old)
-    return [found[cell.name] for cell in cells]
-
-
-def _tell(number: int, total: int, record: dict[str, Any]) -> None:
-    print(
-        f"[{number}/{total}] {record['name']}: {record['seconds']:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _child() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_transformations_weight_grows_geometrically():
         ("warm_up", -0.1, r"0 <= warm_up"),
         ("decay_from", 1.1, r"decay_from <= 1"),
         ("decay_to", 1.5, r"0 <= decay_to <= 1"),
-        ("refine_from", 0.8, r"refine_from < refine_to .* got 0.8 and 0.8"),
+        ("refine_from", 1.0, r"refine_from < refine_to .* must hold, got 1.0 and"),
         ("refine_to", 1.2, r"refine_to <= 1"),
     ],
 )

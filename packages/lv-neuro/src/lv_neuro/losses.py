@@ -12,6 +12,7 @@ from lv_neuro.transforms.base import Transformation
 
 __all__ = [
     "AntiCollapse",
+    "check_isometry",
     "isometry_loss",
     "kernel_loss",
     "kernel_target",
@@ -145,3 +146,28 @@ def isometry_loss(
     # at distance 0 the square root has no gradient
     distance = (2 - 2 * products).clamp_min(1e-12).sqrt()
     return (distance - scale * k * (2 * torch.pi / bins)).square().mean((1, 2))
+
+
+def check_isometry(scale: float, reach: int, bins: int, *, farthest: float) -> None:
+    """Refuses distances that codes of norm one cannot have.
+
+    Arguments:
+        scale: Wanted speed s of the code per radian.
+        reach: Largest distance in bins over which it is demanded.
+        bins: Headings N on the grid.
+        farthest: Largest distance of two codes: 2, or sqrt(2) if none is negative.
+
+    Raises:
+        ValueError: If `reach` is not in 1, ..., bins / 2, or `scale` is out of reach.
+    """
+    if not 1 <= reach <= bins // 2:
+        raise ValueError(
+            f"isometry_reach must lie between 1 and {bins // 2} (half of bins={bins}), got {reach}"
+        )
+    largest = farthest / (reach * 2 * torch.pi / bins)
+    if not 0 < scale <= largest * (1 + 1e-6):
+        raise ValueError(
+            f"isometry_scale must be positive and at most {largest:.3g} for a reach of {reach} of "
+            f"{bins} bins, got {scale:g}: codes are at most {farthest:.3g} apart; lower it, or "
+            "lower isometry_reach"
+        )

@@ -1,5 +1,6 @@
 """The model: a ring code, a transformation of it, and the losses that make both."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from lv_neuro.code import RingCode
 from lv_neuro.integration import apply_turn, integrate
 from lv_neuro.losses import (
     AntiCollapse,
+    check_isometry,
     isometry_loss,
     kernel_loss,
     kernel_target,
@@ -109,7 +111,8 @@ class HeadDirectionModel(nn.Module):
             sigma: Width of the target kernel in radians; tuning comes out sigma / sqrt(2) wide.
             isometry_scale: Speed s of the code per radian, for "isometry".
             isometry_reach: Distance in bins over which it holds, for "isometry"; None means
-                half of the circle. A short one gives codes that wind several times.
+                half of the circle, which needs a scale of at most 0.45. A short one gives codes
+                that wind several times.
             non_negative: Whether rates cannot be negative; False is the ablation.
             renormalize: Whether F is divided by its norm; None means what suits the variant
                 (True for the rectified ones).
@@ -134,11 +137,9 @@ class HeadDirectionModel(nn.Module):
         self.anti_collapse, self.sigma = anti_collapse, sigma
         self.isometry_scale = isometry_scale
         self.isometry_reach = bins // 2 if isometry_reach is None else isometry_reach
-        if not 1 <= self.isometry_reach <= bins // 2:
-            raise ValueError(
-                f"isometry_reach must lie between 1 and {bins // 2} (half of bins={bins}), got "
-                f"{isometry_reach}"
-            )
+        if anti_collapse == "isometry":
+            farthest = math.sqrt(2) if non_negative else 2.0
+            check_isometry(isometry_scale, self.isometry_reach, bins, farthest=farthest)
         extra: dict[str, Any] = dict(options)
         if renormalize is not None:
             extra["renormalize"] = renormalize

@@ -28,6 +28,7 @@ __all__ = [
     "plain",
     "seeds_of",
     "spread",
+    "thinned",
     "title_of",
 ]
 
@@ -86,7 +87,8 @@ def line_of(record: Record, *, parameters: bool = False) -> Line:
     label = title_of(record)
     if parameters:
         count = record["parameters"]
-        label += f" ({count:,} parameters)" if count else " (nothing learned)"
+        plural = "" if count == 1 else "s"
+        label += f" ({count:,} parameter{plural})" if count else " (no parameters)"
     group = "main" if record["group"] == "main" else record["kind"]
     return Line(_COLORS.get(_key(record), "#888888"), _DASHES.get(group, (0, (4, 1.5))), label)
 
@@ -140,6 +142,11 @@ def compass(ax: "Axes", *, axis: str = "x") -> None:
     else:
         ax.set_ylim(0, 360)
         ax.set_yticks(ticks)
+
+
+def thinned(count: int, most: int = 120) -> slice:
+    """Returns every n-th of so many rows that no more than `most` are left: files stay small."""
+    return slice(None, None, max(1, -(-count // most)))
 
 
 def cyclic() -> "Colormap":

@@ -35,7 +35,7 @@ def draw(
             records, models, recorded
         ),
         "Path integration": figures_paths.path_integration(settings, records, models),
-        "Recorded head turns": figures_paths.head_turns(records),
+        "Recorded head turns": figures_paths.head_turns(records, recorded),
         "Error correction": figures_paths.error_correction(records),
         "Connectivity": figures_ring.connectivity(records, models),
         "Topography": figures_ring.ring_order(records, models),

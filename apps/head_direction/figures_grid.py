@@ -42,20 +42,20 @@ def sweep(settings: Settings, records: Sequence[Record]) -> tuple["Figure", str]
             _median("gaussian_r2_median"),
             "viridis",
             (0.5, 1),
-            "{:.3f}",
+            "{:.3f}".format,
         ),
-        "bumps per neuron": (_median("bumps"), "viridis_r", (1, 2), "{:.2f}"),
+        "bumps per neuron": (_median("bumps"), "viridis_r", (1, 2), "{:.2f}".format),
         f"error (deg), {longest} turns": (
             lambda r: float(np.median(r["paths"][level]["at"][longest])),
             "viridis_r",
             (0.1, 90),
-            "{:.2g}",
+            _short,
         ),
         "seeds with wrong winding": (
             _failures,
             "viridis_r",
             (0, len(swept[0]["seeds"])),
-            "{:.0f}",
+            "{:.0f}".format,
         ),
     }
     rows = 0.36 * len(sigmas) + 1.1
@@ -129,7 +129,7 @@ def _map(
     table: np.ndarray,
     colors: str,
     ends: tuple[float, float],
-    form: str,
+    form: Callable[[float], str],
     *,
     logarithmic: bool,
 ) -> None:
@@ -145,7 +145,7 @@ def _map(
         if np.isfinite(value):
             red, green, blue, _ = cmap(norm(value))
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            words = form.format(value)
+            words = form(value)
             color = "white" if dark else "black"
             ax.text(j, i, words, ha="center", va="center", fontsize=7, color=color)
         else:
@@ -164,11 +164,12 @@ def _bars(
         ax.barh(y, 0 if np.isnan(m) else m, height=0.68, color=color, alpha=alpha, linewidth=0)
         if len(row) > 1:
             ax.plot(row, [y] * len(row), "o", color="0.2", markersize=2)
-        words = "undefined" if np.isnan(m) else f"{m:.2f}" if m < 9.95 else f"{m:.0f}"
+        words = "undefined" if np.isnan(m) else _short(m)
         end = 0 if np.isnan(m) else float(np.nanmax(row))
-        ax.text(end + 0.02 * top, y, words, va="center", fontsize=7)
+        ax.text(end + 0.035 * top, y, words, va="center", fontsize=7)
     ax.set_xlim(0, 1.18 * top)
     ax.set_ylim(-0.6, len(records) - 0.4)
+    ax.tick_params(axis="y", length=0)
 
 
 def _without(record: Record, main: Record | None) -> str:
@@ -186,6 +187,10 @@ def _without(record: Record, main: Record | None) -> str:
     if main is not None and record["training"]["refine"] != main["training"]["refine"]:
         lacks.append("no refinement")
     return ", ".join(lacks) or str(record["name"])
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2f}"
 
 
 def _median(name: str) -> Callable[[Record], float]:

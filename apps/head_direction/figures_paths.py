@@ -45,8 +45,8 @@ def path_integration(
     drawn = sorted({float(levels[0]), float(levels[-1])})
     columns = min(len(levels), 3)
     rows = -(-len(levels) // columns)
-    fig = figure(1.75 * len(drawn) + 2.6 * rows + 0.9)
-    heights = [1.75 * len(drawn), 2.6 * rows + 0.9]
+    heights = [1.55 * (len(drawn) + 1), 2.6 * rows + 0.9]
+    fig = figure(sum(heights))
     above, below = fig.subfigures(2, 1, height_ratios=heights)
     _traces(above, settings, main, models, drawn)
     axes = list(below.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
@@ -64,19 +64,23 @@ def path_integration(
     below.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
     walks = f"{settings.evaluate.walks} random walks"
     return fig, (
-        f"Top: headings (unwrapped) of three walks of {TURNS} turns, true and decoded by the main "
-        f"models' first seeds from start and turns alone, at noise {_words(drawn)}. Below: mean "
-        f"absolute error of {walks} against turns, one panel per noise level; {spread(shown)}. "
+        f"Top: headings (unwrapped) of three walks of {TURNS} turns, true and decoded by the "
+        "main models' first seeds from start and turns alone, at noise "
+        f"{' and '.join(f'{level:g}' for level in drawn)}; then decoded minus true heading. "
+        f"Below: mean absolute error of {walks} against turns, one panel per noise level; "
+        f"{spread(shown)}. "
         "Noise is the expected norm of the vector added to the state after each turn, relative "
         f"to the norm of the state. The dotted line is chance (90 deg); errors below {FLOOR:g} "
         "deg lie on the lower edge."
     )
 
 
-def head_turns(records: Sequence[Record]) -> tuple["Figure", str]:
-    """Draws errors on recorded head turns."""
+def head_turns(records: Sequence[Record], recorded: RecordedCells) -> tuple["Figure", str] | None:
+    """Draws errors on recorded head turns; None where segments are too short for any."""
     shown = [r for r in in_group(records, "main", "baseline") if r["turns"].get("seconds")]
-    fig = figure(3.4, width=8.4)
+    if not shown:
+        return None
+    fig = figure(3.4)
     ax = fig.subplots()
     for record in shown:
         rows = np.array(record["turns"]["error"]).clip(min=FLOOR)
@@ -90,10 +94,11 @@ def head_turns(records: Sequence[Record]) -> tuple["Figure", str]:
     plain(ax, x="seconds of recorded head turns", y="mean error (deg)")
     fig.legend(loc="outside right center", fontsize=7.5, frameon=False)
     return fig, (
-        "Mean absolute error of the decoded heading while models follow the head of the recorded "
-        "animal (simulated where no recording was loaded) from its turns alone, in steps of 50 "
-        f"ms, without noise; {spread(shown)}. Turns above the largest one that the models know "
-        "are cut to it, in the truth as well. The dotted line is chance (90 deg); errors below "
+        "Mean absolute error of the decoded heading while models follow "
+        f"{len(recorded.turns.start)} segments of recorded head turns "
+        f"({recorded.record['name']}) from the turns alone, in steps of 50 ms, without noise; "
+        f"{spread(shown)}. Turns above the largest one that the models know are cut to it, in "
+        "the truth as well. The dotted line is chance (90 deg); errors below "
         f"{FLOOR:g} deg lie on the lower edge."
     )
 
@@ -119,8 +124,8 @@ def error_correction(records: Sequence[Record]) -> tuple["Figure", str]:
         left = k == 0
         plain(axes[0, k], title_of(record), y="1 - max cos" if left else "")
         plain(axes[1, k], x="applications of F(., 0)", y="error of heading (deg)" if left else "")
-        axes[1, k].set_ylim(bottom=0)
         axes[0, k].legend(fontsize=7, frameon=False, loc="best")
+    axes[1, 0].set_ylim(bottom=0)  # shared by all, once all are drawn
     return fig, (
         "Codes disturbed by noise of the given expected norm (codes have norm 1) and turned by "
         "zero again and again. Top: 1 - max_n cos(v, V_n), how far codes are from the code book. "
@@ -136,20 +141,21 @@ def decoded_spikes(recorded: RecordedCells) -> tuple["Figure", str]:
     window = float(np.median(np.diff(seconds)))
     fig = figure(2.7)
     ax = fig.subplots()
-    for name, color, width in (("truth", "#000000", 2.4), ("heading", "#d55e00", 1.1)):
-        values = np.rad2deg(np.array(shown[name])) % 360
-        label = "true" if name == "truth" else "decoded from spikes"
-        line = broken(seconds - seconds[0], values, gap=1.5 * window)
-        ax.plot(*line, color=color if name == "heading" else "0.7", linewidth=width, label=label)
+    x = seconds - seconds[0]
+    truth, decoded = (np.rad2deg(np.array(shown[name])) % 360 for name in ("truth", "heading"))
+    line = broken(x, truth, gap=1.5 * window)
+    ax.plot(*line, color="0.6", linewidth=2.0, label="true")
+    ax.plot(x, decoded, ".", color="#d55e00", markersize=4, label="decoded from spikes")
     plain(ax, x="seconds", y="heading (deg)")
     compass(ax, axis="y")
-    ax.set_xlim(0, seconds[-1] - seconds[0])
+    ax.set_xlim(0, x[-1])
     fig.legend(loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     record = recorded.record
     return fig, (
         f"Heading decoded from the spikes of the {record['cells']} recorded cells "
-        f"({record['name']}) in windows of {window:g} s, by Bayes' rule with Poisson cells, each "
-        "block of time with tuning curves from the others. Over the whole recording of "
+        f"({record['name']}) in windows of {window:.3g} s, by Bayes' rule with Poisson cells; "
+        "of blocks of time that alternate, each half is decoded with tuning curves from the "
+        "other. Over the whole recording of "
         f"{record['seconds']:,.0f} s the error is {record['decoding_median_error']:.1f} deg in "
         f"the median and {record['decoding_mean_error']:.1f} deg in the mean."
     )
@@ -169,27 +175,27 @@ def _traces(
     x = np.arange(TURNS + 1)
     start = walks.start[:, None].numpy()
     truth = np.rad2deg(np.concatenate([start, start + walks.turns.cumsum(1).numpy()], axis=1))
-    axes = fig.subplots(len(levels), 3, squeeze=False, sharex=True, sharey="col")
-    for row, level in zip(axes, levels, strict=True):
+    axes = fig.subplots(len(levels) + 1, 3, squeeze=False, sharex=True)
+    for row, level in zip(axes, levels, strict=False):
         for k, ax in enumerate(row):
             label = "true heading" if ax is axes[0, 0] else None
             ax.plot(x, truth[k], color="0.75", linewidth=3.5, label=label)
+            plain(ax, f"walk {k + 1}, noise {level:g}", y="" if k else "heading (deg)")
         for record in main:
             found = models[record["name"]].integrate(
-                walks.start,
-                walks.turns,
-                noise=level,
-                generator=stream(0, "drawn noise"),
+                walks.start, walks.turns, noise=level, generator=stream(0, "drawn noise")
             )
             decoded = np.concatenate([start, found.heading[0].numpy()], axis=1)
+            followed = np.rad2deg(np.unwrap(decoded, axis=1))
             line = line_of(record)
             for k, ax in enumerate(row):
                 label = line.label if ax is axes[0, 0] else None
-                y = np.rad2deg(np.unwrap(decoded[k]))
-                ax.plot(x, y, color=line.color, linewidth=1.0, label=label)
-        for k, ax in enumerate(row):
-            plain(ax, f"walk {k + 1}, noise {level:g}", "turns" if row is axes[-1] else "")
-        row[0].set_ylabel("heading (deg)", fontsize=8)
+                ax.plot(x, followed[k], color=line.color, linewidth=1.0, label=label)
+                if level == levels[-1]:
+                    axes[-1, k].plot(x, followed[k] - truth[k], color=line.color, linewidth=1.0)
+    for k, ax in enumerate(axes[-1]):
+        ax.axhline(0, color="0.75", linewidth=1.0, zorder=0)
+        plain(ax, "", "turns", "" if k else f"decoded - true (deg)\nat noise {levels[-1]:g}")
     fig.legend(loc="outside upper center", ncols=len(main) + 1, fontsize=7.5, frameon=False)
 
 
@@ -219,7 +225,3 @@ def _mixed(color: str, share: float) -> tuple[float, ...]:
     from matplotlib.colors import to_rgb
 
     return tuple(1 - (0.3 + 0.7 * share) * (1 - part) for part in to_rgb(color))
-
-
-def _words(levels: Sequence[float]) -> str:
-    return " and ".join(f"{level:g}" for level in levels)

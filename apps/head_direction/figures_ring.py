@@ -7,7 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apps.head_direction.figure_style import Record, figure, in_group, line_of, plain, title_of
+from apps.head_direction.figure_style import (
+    Record,
+    figure,
+    in_group,
+    line_of,
+    plain,
+    thinned,
+    title_of,
+)
 from lv_neuro import (
     AdditiveRecurrence,
     ConvRecurrence,
@@ -15,7 +23,7 @@ from lv_neuro import (
     LinearGroup,
     topography,
 )
-from lv_neuro.analysis import TuningSummary
+from lv_neuro.analysis import TuningSummary, align_directions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["connectivity", "ring_order"]
 
 _TURN_COLORS = ("#5e3c99", "#555555", "#e08214")
-"""Of turns to the right, by zero, to the left."""
+"""Of clockwise turns, by zero, counter-clockwise."""
 
 
 def connectivity(
@@ -48,12 +56,14 @@ def connectivity(
     return fig, (
         f"Weights between active neurons in the order of their preferred directions (seed "
         f"{main[0]['seeds'][0]}; row: receiving, column: sending neuron; colors of a row share "
-        "one scale). Networks: A + B_k for the largest turn to the right, for none and for the "
-        "largest to the left; beside them the convolutional network's kernels against the "
-        "distance of two neurons on their ring, and for others the mean weight against the "
-        "difference of preferred directions, receiving minus sending. The bump is carried by "
-        "the shift of that profile. Linear group: the generator B and its frequencies, with the "
-        "share of the codes' energy in each; whole numbers make a representation of U(1)."
+        "one scale). Networks: A + B_k for the largest clockwise turn, for none and for the "
+        "largest counter-clockwise one; beside them the convolutional network's kernels against "
+        "the distance of two neurons on their ring, counted towards larger preferred "
+        "directions, and for others the mean weight against the difference of preferred "
+        "directions, receiving minus sending: shifted profiles carry the bump. Linear group: "
+        "the generator B and its frequencies, with the share of the codes' energy in each; "
+        "whole numbers make a representation of U(1). Of more than 120 neurons every n-th is "
+        "drawn; of several channels the kernel within the first."
     )
 
 
@@ -71,9 +81,7 @@ def ring_order(
         model = models[record["name"]]
         tuning = model.tuning()
         counted, directions = tuning.counted[0], tuning.mean_vector.direction[0]
-        channels = getattr(model.transformation, "channels", 1)
-        ring = model.neurons // channels
-        places = (torch.arange(model.neurons) % ring) * (2 * torch.pi / ring)
+        places = _places(model)
         index = float(topography(directions, counted, positions=places))
         x, y = (torch.rad2deg(v[counted]).numpy() for v in (places, directions))
         ax.scatter(x, y, s=9, color=line_of(record).color, linewidth=0)
@@ -105,6 +113,7 @@ def _network(
     if isinstance(model.transformation, ConvRecurrence):
         kernels = model.transformation.kernels().detach()[0, :, 0, 0]
         x = np.arange(kernels.shape[-1]) - kernels.shape[-1] // 2
+        x = x * _sense(model)
         for k, color in zip(turns, _TURN_COLORS, strict=True):
             ax.plot(x, kernels[k + model.max_step], color=color, label=f"k = {k}", linewidth=1.3)
         plain(ax, "kernels", "distance (neurons)", "weight")
@@ -114,7 +123,7 @@ def _network(
             ax.plot(*_profile(weights, directions), color=color, label=f"k = {k}", linewidth=1.3)
         _differences(ax, "mean weight")
     _zero(ax)
-    ax.legend(fontsize=6.5, frameon=False, handlelength=1.2, loc="upper right")
+    _legend(ax)
 
 
 def _driven(fig: object, axes: Sequence["Axes"], model: HeadDirectionModel, order: Tensor) -> None:
@@ -131,7 +140,7 @@ def _driven(fig: object, axes: Sequence["Axes"], model: HeadDirectionModel, orde
         x, y = torch.rad2deg(directions).numpy(), drive[k + model.max_step].numpy()
         axes[2].plot(x, y, color=color, label=f"k = {k}", linewidth=1.0)
     plain(axes[2], "drive of a turn", "preferred direction (deg)")
-    axes[2].legend(fontsize=6.5, frameon=False, handlelength=1.2)
+    _legend(axes[2])
     axes[3].set_axis_off()
 
 
@@ -159,13 +168,16 @@ def _generated(
         inside = model.codes.to(found.modes.dtype) @ found.modes.conj()
     energy = inside.abs().square().mean(1)[0].numpy()
     frequency = found.frequencies[0].numpy()
-    # Each mode comes with its conjugate: both have one frequency and half of the energy.
-    share = energy / energy.sum()
-    largest = np.ceil(np.abs(frequency[share > 1e-4]).max()) if (share > 1e-4).any() else 1
+    # Ascending, so that a mode and its conjugate, of one frequency, are mirror images.
+    half = -(-len(energy) // 2)
+    pairs = energy + energy[::-1]
+    pairs[len(energy) // 2] /= 1 + len(energy) % 2  # an odd one out is its own image
+    frequency, share = np.abs(frequency[:half]), pairs[:half] / energy.sum()
+    largest = np.ceil(frequency[share > 1e-4].max()) if (share > 1e-4).any() else 1
     for whole in range(int(largest) + 1):
         wide.axvline(whole, color="0.85", linewidth=0.8, zorder=0)
-    wide.vlines(np.abs(frequency), 0, share, color=color, linewidth=1.4)
-    wide.plot(np.abs(frequency), share, "o", color=color, markersize=3)
+    wide.vlines(frequency, 0, share, color=color, linewidth=1.4)
+    wide.plot(frequency, share, "o", color=color, markersize=3)
     wide.set(yscale="log", ylim=(1e-5, 1), xlim=(-0.4, largest + 0.4))
     wide.set_xticks(range(int(largest) + 1))
     plain(wide, "frequencies of B", "turns of the mode per turn of the head", "share of energy")
@@ -177,7 +189,15 @@ def _images(
     # A few weights far out would make all others pale.
     limit = max(float(np.quantile(np.abs(np.stack(shown)), 0.998)), 1e-12)
     for ax, weights, title in zip(axes, shown, titles, strict=True):
-        image = ax.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="none")
+        some, count = thinned(len(weights)), len(weights)
+        image = ax.imshow(
+            weights[some, some],
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            interpolation="none",
+            extent=(0, count, count, 0),
+        )
         plain(ax, title, "from neuron", "to neuron" if ax is axes[0] else "")
         ax.locator_params(nbins=5)
     bar = fig.colorbar(image, ax=list(axes), shrink=0.85, pad=0.02, aspect=18)  # type: ignore[attr-defined]
@@ -188,6 +208,8 @@ def _profile(weights: np.ndarray, directions: Tensor) -> tuple[np.ndarray, np.nd
     """Returns mean weights in bins of the difference of preferred directions (degrees)."""
     x = torch.rad2deg(directions).numpy()
     apart = (x[:, None] - x[None] + 180) % 360 - 180
+    defined = np.isfinite(apart)  # collapsed codes have no directions
+    apart, weights = apart[defined], weights[defined]
     edges = np.linspace(-180, 180, 61)
     counts, _ = np.histogram(apart, edges)
     sums, _ = np.histogram(apart, edges, weights=weights)
@@ -203,11 +225,31 @@ def _zero(ax: "Axes") -> None:
     ax.axhline(0, color="0.7", linewidth=0.6, zorder=0)
 
 
+def _legend(ax: "Axes") -> None:
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.2 * (high - low))
+    ax.legend(
+        fontsize=6.5, frameon=False, handlelength=1.0, loc="upper center", ncols=3, columnspacing=1
+    )
+
+
+def _places(model: HeadDirectionModel) -> Tensor:
+    """Returns the angle of each neuron on its ring."""
+    ring = model.neurons // getattr(model.transformation, "channels", 1)
+    return (torch.arange(model.neurons) % ring) * (2 * torch.pi / ring)
+
+
+def _sense(model: HeadDirectionModel) -> int:
+    """Returns -1 where preferred directions fall along the ring."""
+    tuning = model.tuning()
+    found = align_directions(_places(model), tuning.mean_vector.direction[0], tuning.counted[0])
+    return int(found.direction)
+
+
 def _order(tuning: TuningSummary) -> Tensor:
     """Returns the active neurons of the first seed in the order of their directions."""
-    directions = tuning.mean_vector.direction[0]
-    kept = (tuning.counted[0] & directions.isfinite()).nonzero()[:, 0]
-    return kept[directions[kept].argsort()]
+    kept = tuning.counted[0].nonzero()[:, 0]
+    return kept[tuning.mean_vector.direction[0][kept].argsort()]
 
 
 def _turns(model: HeadDirectionModel) -> tuple[int, int, int]:

@@ -20,6 +20,7 @@ from apps.head_direction.figure_style import (
     numbers,
     plain,
     seeds_of,
+    thinned,
     title_of,
 )
 from apps.head_direction.recorded import RecordedCells
@@ -39,10 +40,12 @@ EXAMPLES = 8
 class _Population(NamedTuple):
     title: str
     color: str
-    curves: np.ndarray
+    codes: np.ndarray
     """(bins, neurons), counted neurons in the order of their preferred directions."""
     preferred: np.ndarray
     """Degrees."""
+    peaks: np.ndarray
+    """Highest rates before recorded cells were scaled, as shares of the largest."""
     summary: TuningSummary
 
 
@@ -51,54 +54,33 @@ def tuning_curves(
 ) -> tuple["Figure", str]:
     """Draws all curves of a population as a map, and examples in both kinds of axes."""
     shown = _populations(records, models, recorded)
-    fig = figure(7.6, width=max(WIDTH, 2.4 * len(shown)))
-    rows = 3
-    low = min(0.0, *(float(one.curves.min()) for one in shown))  # below 0 in an ablation only
+    fig = figure(8.0, width=max(WIDTH, 2.4 * len(shown)))
+    low = min(0.0, *(float(_scaled(one).min()) for one in shown))  # below 0 in an ablation only
+    tops = []
     for k, one in enumerate(shown):
-        bins, count = one.curves.shape
-        top = fig.add_subplot(rows, len(shown), k + 1)
-        image = top.imshow(
-            one.curves.T,
-            aspect="auto",
-            origin="lower",
-            interpolation="none",
-            vmin=low,
-            vmax=1,
-            extent=(-180 / bins, 360 - 180 / bins, 0, count),
+        top, line, ring = (
+            fig.add_subplot(3, len(shown), row * len(shown) + k + 1, projection=kind)
+            for row, kind in enumerate((None, None, "polar"))
         )
-        plain(top, f"{one.title}\n{count} neurons", "heading (deg)")
-        top.set_xticks([0, 90, 180, 270])
-        line, ring = (
-            fig.add_subplot(rows, len(shown), (1 + row) * len(shown) + k + 1, **axes)
-            for row, axes in enumerate(({}, {"projection": "polar"}))
-        )
-        for index in _examples(one.preferred):
-            curve, color = one.curves[:, index], cyclic()(one.preferred[index] / 360)
-            closed = np.append(curve, curve[0])
-            line.plot(degrees(bins + 1) * (bins + 1) / bins, closed, color=color, linewidth=1.3)
-            ring.plot(np.linspace(0, 2 * np.pi, bins + 1), closed, color=color, linewidth=1.1)
-        plain(line, x="heading (deg)")
-        compass(line)
-        line.set_ylim(1.05 * low, 1.05)
-        ring.set_ylim(low, 1.05)
-        plain(ring)
-        ring.set_yticks([0.5, 1.0], labels=[])
-        ring.set_xticks(np.arange(0, 2 * np.pi, np.pi / 2), labels=["0°", "90°", "180°", "270°"])
-        ring.grid(linewidth=0.4, color="0.8")
-        ring.spines["polar"].set_color("0.7")
+        tops.append(top)
+        _map(top, one, low)
+        _examples(line, ring, one, low)
         if k == 0:
             top.set_ylabel("neuron, by preferred direction", fontsize=8)
-            line.set_ylabel("rate / peak", fontsize=8)
-    bar = fig.colorbar(image, ax=fig.axes[0::3][: len(shown)], shrink=0.8, aspect=18, pad=0.01)
-    bar.set_label("rate / peak", fontsize=8)
+            line.set_ylabel("rate / own peak", fontsize=8)
+    bar = fig.colorbar(
+        tops[0].images[0], ax=tops, location="bottom", shrink=0.3, aspect=40, pad=0.02
+    )
+    bar.set_label("rate / own peak", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return fig, (
         "Top: tuning curves v_i(x) of all active neurons in the order of their preferred "
-        f"directions, divided by the population's highest rate (seed "
-        f"{in_group(records, 'main')[0]['seeds'][0]}). Below: {EXAMPLES} of them, evenly spread, "
-        "in Cartesian and polar axes; color is the preferred direction. Last column: the "
-        f"{recorded.rates.shape[1]} recorded cells ({recorded.record['name']}), each divided by "
-        "its own peak, as they differ in peak and baseline rate where the model's do not."
+        "directions, each divided by its own peak (seed "
+        f"{in_group(records, 'main')[0]['seeds'][0]}); titles give the range of peaks as shares "
+        "of the largest. "
+        f"Below: {EXAMPLES} of them, as evenly spread as there are, in Cartesian and polar axes; "
+        f"color is the preferred direction. Last column: the {recorded.rates.shape[1]} recorded "
+        f"cells ({recorded.record['name']}), which have a baseline rate too."
     )
 
 
@@ -110,10 +92,10 @@ def principal_circles(
     from matplotlib.colors import Normalize
 
     shown = _populations(records, models, recorded)
-    fig = figure(3.3, width=max(WIDTH, 2.4 * len(shown)))
+    fig = figure(3.5, width=max(WIDTH, 2.4 * len(shown)))
     axes = fig.subplots(1, len(shown), squeeze=False)[0]
     for ax, one in zip(axes, shown, strict=True):
-        circle = principal_circle(torch.from_numpy(one.curves))
+        circle = principal_circle(torch.from_numpy(one.codes))
         points = circle.projection.numpy()
         closed = np.concatenate([points, points[:1]])
         ax.plot(*closed.T, color="0.75", linewidth=0.8, zorder=1)
@@ -121,14 +103,12 @@ def principal_circles(
         ax.scatter(*points.T, c=colors, cmap=cyclic(), vmin=0, vmax=1, s=14, zorder=2)
         limit = max(1.15 * np.abs(points).max(), 1e-9)
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        plain(ax, one.title, "PC 1", "PC 2" if ax is axes[0] else "")
-        ax.locator_params(nbins=5)
         words = (
-            f"radius CV {float(circle.radius_cv):.2g}\n"
-            f"winding {float(circle.winding):.0f}\n"
-            f"{100 * float(circle.variance_share):.0f} % of variance"
+            f"{one.title}\nradius CV {float(circle.radius_cv):.2g}, winding "
+            f"{float(circle.winding):.0f}\n{100 * float(circle.variance_share):.0f} % of variance"
         )
-        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=7)
+        plain(ax, words, "PC 1", "PC 2" if ax is axes[0] else "")
+        ax.locator_params(nbins=5)
     scale = ScalarMappable(Normalize(0, 360), cyclic())
     bar = fig.colorbar(scale, ax=axes, orientation="horizontal", shrink=0.4, aspect=40)
     bar.set_ticks([0, 90, 180, 270, 360])
@@ -139,7 +119,7 @@ def principal_circles(
         f"(seed {in_group(records, 'main')[0]['seeds'][0]}; active neurons). A circle alone is "
         "no proof, codes that wind several times look as clean: the winding number must be 1. "
         "Right: the tuning curves of the recorded cells, each divided by its peak, as codes; "
-        "few cells with uneven preferred directions make no circle but a closed curve."
+        "where preferred directions are uneven, the curve is closed and no circle."
     )
 
 
@@ -189,12 +169,12 @@ def tuning_widths(
     right.set_xlim(-180, 180)
     right.set_ylim(0, 1.05)
     right.legend(
-        title="full width at half height, median",
+        title="median full width\nat half height",
         fontsize=7,
         title_fontsize=7,
         frameon=False,
         loc="upper left",
-        bbox_to_anchor=(0.0, 1.0),
+        alignment="left",
     )
     return fig, (
         "Left: width of the Gaussian fitted to each active neuron and each recorded cell, "
@@ -209,32 +189,82 @@ def tuning_widths(
 def _populations(
     records: Sequence[Record], models: Mapping[str, HeadDirectionModel], recorded: RecordedCells
 ) -> list[_Population]:
-    """Returns the first seed of each main model, then the recorded cells, peaks at 1."""
+    """Returns the first seed of each main model, then the recorded cells with peaks of 1."""
     found = []
     for record in in_group(records, "main"):
         codes = models[record["name"]].codes[0]
-        shown = _population(title_of(record), line_of(record).color, codes / codes.max(), None)
-        found.append(shown)
+        title, color = title_of(record), line_of(record).color
+        found.append(_population(title, color, codes, codes.amax(0), None))
     rates = recorded.rates.float()
-    scaled = rates / rates.amax(0).clamp_min(1e-12)
-    every = torch.ones(rates.shape[1], dtype=torch.bool)
-    return [*found, _population("recorded", RECORDED, scaled, every)]
+    peaks = rates.amax(0)
+    every = torch.ones_like(peaks, dtype=torch.bool)
+    scaled = rates / peaks.clamp_min(1e-12)
+    return [*found, _population("recorded", RECORDED, scaled, peaks, every)]
 
 
-def _population(title: str, color: str, codes: Tensor, mask: Tensor | None) -> _Population:
+def _population(
+    title: str, color: str, codes: Tensor, peaks: Tensor, mask: Tensor | None
+) -> _Population:
     summary = tuning_summary(codes, mask=mask)
     directions = torch.rad2deg(summary.mean_vector.direction)
     directions = directions.nan_to_num(0.0)  # of flat curves, should codes have collapsed
     kept = summary.counted.nonzero()[:, 0]
     order = kept[directions[kept].argsort()]
-    return _Population(title, color, codes[:, order].numpy(), directions[order].numpy(), summary)
+    return _Population(
+        title,
+        color,
+        codes[:, order].numpy(),
+        directions[order].numpy(),
+        (peaks[order] / peaks.max()).numpy(),
+        summary,
+    )
 
 
-def _examples(preferred: np.ndarray) -> list[int]:
-    """Returns the neurons nearest to evenly spread directions."""
+def _scaled(one: _Population) -> np.ndarray:
+    """Returns curves divided by their own peaks."""
+    return one.codes / np.maximum(one.codes.max(0), 1e-12)
+
+
+def _map(ax: "Axes", one: _Population, low: float) -> None:
+    """Draws all curves as a map."""
+    curves = _scaled(one)
+    bins, count = curves.shape
+    ax.imshow(
+        curves[thinned(bins), thinned(count)].T,
+        aspect="auto",
+        origin="lower",
+        interpolation="none",
+        vmin=low,
+        vmax=1,
+        extent=(-180 / bins, 360 - 180 / bins, 0, count),
+    )
+    words = f"{count} neurons, peaks {one.peaks.min():.2g} to {one.peaks.max():.2g}"
+    plain(ax, f"{one.title}\n{words}", "heading (deg)")
+    ax.set_xticks([0, 90, 180, 270])
+    ax.locator_params(axis="y", integer=True, nbins=6)
+
+
+def _examples(line: "Axes", ring: "Axes", one: _Population, low: float) -> None:
+    """Draws the neurons nearest to evenly spread directions, in both kinds of axes."""
     targets = np.arange(EXAMPLES) * (360 / EXAMPLES)
-    apart = np.abs((preferred[None] - targets[:, None] + 180) % 360 - 180)
-    return sorted(set(apart.argmin(1).tolist()))
+    apart = np.abs((one.preferred[None] - targets[:, None] + 180) % 360 - 180)
+    curves = _scaled(one)
+    some = thinned(len(curves))
+    x = np.append(degrees(len(curves))[some], 360.0)
+    for index in sorted(set(apart.argmin(1).tolist())):
+        closed = np.append(curves[some, index], curves[0, index])
+        color = cyclic()(one.preferred[index] / 360)
+        line.plot(x, closed, color=color, linewidth=1.3)
+        ring.plot(np.deg2rad(x), closed, color=color, linewidth=1.1)
+    plain(line, x="heading (deg)")
+    compass(line)
+    line.set_ylim(1.05 * low, 1.05)
+    ring.set_ylim(low, 1.05)
+    plain(ring)
+    ring.set_yticks([0.5, 1.0], labels=[])
+    ring.set_xticks(np.arange(0, 2 * np.pi, np.pi / 2), labels=["0°", "90°", "", ""])
+    ring.grid(linewidth=0.4, color="0.8")
+    ring.spines["polar"].set_color("0.7")
 
 
 def _strip(ax: "Axes", place: int, color: str, rows: Sequence[np.ndarray]) -> None:
@@ -244,7 +274,9 @@ def _strip(ax: "Axes", place: int, color: str, rows: Sequence[np.ndarray]) -> No
         middle = place + (k - (len(rows) - 1) / 2) * share
         # Multiples of the golden ratio spread points evenly without drawing numbers.
         jitter = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.75 * share
-        ax.scatter(middle + jitter, values, s=5, color=color, alpha=0.5, linewidth=0)
+        ax.scatter(
+            middle + jitter, values, s=5, color=color, alpha=0.5, linewidth=0, rasterized=True
+        )
         if np.isfinite(values).any():
             ends = [middle - 0.42 * share, middle + 0.42 * share]
             ax.plot(ends, [np.nanmedian(values)] * 2, color=color, linewidth=2.2)
@@ -252,9 +284,9 @@ def _strip(ax: "Axes", place: int, color: str, rows: Sequence[np.ndarray]) -> No
 
 def _aligned(one: _Population) -> tuple[np.ndarray, np.ndarray]:
     """Returns curves about their preferred directions, heights from 0 to 1."""
-    x, bins = np.arange(-180.0, 181.0, 2.0), len(one.curves)
-    low, high = one.curves.min(0), one.curves.max(0)
-    scaled = (one.curves - low) / np.where(high > low, high - low, 1)
+    x, bins = np.arange(-180.0, 181.0, 2.0), len(one.codes)
+    low, high = one.codes.min(0), one.codes.max(0)
+    scaled = (one.codes - low) / np.where(high > low, high - low, 1)
     grid = degrees(bins)
     moved = [
         np.interp(x + center, grid, curve, period=360)

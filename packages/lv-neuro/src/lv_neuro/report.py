@@ -53,10 +53,15 @@ def report(
         `path_mean_...` that over all turns; `topography` is there for one channel of neurons on a
         ring, `frequency_distance` for the linear group.
 
+    Raises:
+        ValueError: If there are no walks, lengths or scales, or a number is out of its range.
+
     Source:
         Zhao et al., "A Minimalistic Representation Model for Head Direction System", 2024, claims
         C1 (bumps), C2 (circle), C3 (path integration); the measures are ours.
     """
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"lengths must hold numbers of at least 1, got {tuple(lengths)}")
     codes = model.codes
     tuning, circle = tuning_summary(codes), principal_circle(codes)
     found: dict[str, Tensor] = {

@@ -89,16 +89,21 @@ def ordered(model: HeadDirectionModel, places: torch.Tensor) -> None:
     model.code.project()
 
 
-def test_a_full_run_gives_all_figures_in_small_files(full: Found, tmp_path: Path):
+def test_a_full_run_gives_all_figures(full: Found, tmp_path: Path):
     found = draw(*full)
     assert set(found) == {*ALWAYS, "Topography", "Sweep", "Ablations"}
-    shown = save_figures(tmp_path, found)
+    keep(tmp_path, found, "Topography", "Sweep", "Ablations", *ALWAYS[-2:], ALWAYS[3])
+    assert "noise 0 and 0.1" in found["Path integration"][1]
+    assert "means over 2 seeds" in found["Path integration"][1]
+
+
+@pytest.mark.slow
+def test_all_files_are_small(full: Found, tmp_path: Path):
+    shown = save_figures(tmp_path, draw(*full))
     for title, (file, caption) in shown.items():
         size = (tmp_path / file).stat().st_size
         assert 5_000 < size < 600_000, (title, size)
         assert len(caption) > 80
-    assert "noise 0 and 0.1" in shown["Path integration"][1]
-    assert "means over 2 seeds" in shown["Path integration"][1]
 
 
 def test_one_model_with_one_seed_and_nothing_beside_it_is_drawn(

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import machine
 
-NAMES = ("langevin", "nuts", "memory", "sgds", "oracle")
+NAMES = ("langevin", "nuts", "memory", "sgds", "oracle", "ring")
 README = Path(__file__).with_name("README.md")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from apps._runner import Run, UserError, cli_errors, parse
@@ -20,7 +21,7 @@ NOTES = (
     "Ours are all settings, losses, protocols and measures: no code was published and the "
     "paper's numbers could not be read. Its codes are trained on simulated pairs only; recorded "
     "cells are shown beside the models, nothing is fitted to them, and they have baseline rates "
-    "and unequal peaks that the model has not."
+    "that the models have not."
 )
 _MAY_CHANGE = ("processes", "publish", "threads", "save_every")
 
@@ -52,14 +53,17 @@ def _check(settings: Settings) -> None:
 
 def _report(run: Run, settings: Settings) -> None:
     from apps.head_direction import figures, results
-    from apps.head_direction.cells import load_model, plan
+    from apps.head_direction.cells import build, load_model, plan
     from apps.head_direction.pool import run_cells
     from apps.head_direction.recorded import load_cells
 
+    cells = plan(settings)
+    for cell in cells:  # what cannot work is told before anything is computed
+        build(cell, replace(settings, seeds=1))
     recorded = load_cells(run, settings)
     folder = run.folder / "cells"
     folder.mkdir(exist_ok=True)
-    records = run_cells(run, settings, plan(settings), folder, recorded.turns)
+    records = run_cells(run, settings, cells, folder, recorded.turns)
     run.save(1, "cells")  # holds the time they took, should only the report be made again
     models = {
         record["name"]: load_model(record, folder)
@@ -76,7 +80,7 @@ def _report(run: Run, settings: Settings) -> None:
             seeds=records[0]["seeds"],
         )
     finally:  # with --check a claim that does not hold ends the program in finish
-        if settings.publish:
+        if settings.publish and (run.folder / "result.json").exists():
             print(f"published: {run.publish(HERE.parents[1] / 'results')}")
 
 

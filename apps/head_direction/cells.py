@@ -5,8 +5,9 @@ process of its own where asked, and leaves its numbers in `cells/<name>.json`.
 """
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from lv_neuro import (
 )
 from lv_neuro.baselines import RnnTrainer
 
-__all__ = ["Cell", "load_model", "plan", "run_cell"]
+__all__ = ["Cell", "build", "load_model", "plan", "read_record", "run_cell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,7 @@ def run_cell(
     """
     path = folder / f"{cell.name}.json"
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return found
+        return read_record(path)
     torch.set_num_threads(max(1, settings.threads))
     began = time.perf_counter()
     model, trained = _trained(cell, settings, folder, device)
@@ -105,8 +105,14 @@ def run_cell(
     record["seconds"] = round(time.perf_counter() - began, 2)
     write_json(path, record)
     (folder / f"{cell.name}.state.pt").unlink(missing_ok=True)
-    found = json.loads(path.read_text("utf-8"))
-    return found
+    return read_record(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns the record of a finished cell; what JSON calls null is no number, NaN."""
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    measured = ("report", "paths", "turns", "tuning")
+    return record | {key: _with_nan(record[key]) for key in measured}
 
 
 def load_model(record: Mapping[str, Any], folder: Path) -> HeadDirectionModel:
@@ -164,8 +170,8 @@ def _ablations(settings: Settings) -> list[Cell]:
     unrefined = _model(settings, "fc_table", "ablation")
     plain = asdict(replace(Training(**unrefined.training), refine=1.0))
     cells.append(replace(unrefined, name="fc-table-refine-1", training=plain))
-    scale = {"anti_collapse": "isometry", "isometry_reach": settings.ring.max_step}
-    short = _model(settings, "fc_table", "ablation", **scale)
+    local = {"isometry_reach": settings.ring.max_step, "isometry_scale": 2.0}
+    short = _model(settings, "fc_table", "ablation", anti_collapse="isometry", **local)
     return [*cells, replace(short, name="fc-table-isometry-short-range")]
 
 
@@ -198,23 +204,35 @@ def _recurrent(settings: Settings) -> list[Cell]:
 # One cell
 
 
+def build(cell: Cell, settings: Settings) -> PathIntegrator:
+    """Returns the model before training; raises a ValueError if its sizes cannot work."""
+    seeds, ring = _seeds(settings), settings.ring
+    if cell.kind == "analytic":
+        width = ring.sigma / math.sqrt(2)
+        return AnalyticRing.from_sigma(width, neurons=ring.neurons, bins=ring.bins)
+    if cell.kind == "attractor":
+        return RingAttractor(neurons=ring.neurons, bins=ring.bins)
+    if cell.kind == "rnn":
+        return SinCosRnn(RnnSettings(**cell.model), seeds=seeds)
+    return HeadDirectionModel(**cell.model, seeds=seeds)
+
+
 def _trained(
     cell: Cell, settings: Settings, folder: Path, device: str
 ) -> tuple[PathIntegrator, float]:
-    """Returns the model, trained, and the seconds that took in this session."""
-    seeds, bins, neurons = _seeds(settings), settings.ring.bins, settings.ring.neurons
-    if cell.kind == "analytic":
-        width = settings.ring.sigma / 2**0.5
-        return AnalyticRing.from_sigma(width, neurons=neurons, bins=bins), 0.0
-    if cell.kind == "attractor":
-        return RingAttractor(neurons=neurons, bins=bins), 0.0
-    if cell.kind == "rnn":
-        rnn = SinCosRnn(RnnSettings(**cell.model), seeds=seeds).to(device)
-        return rnn, _train(rnn, RnnTrainer(rnn), rnn.settings.iterations, cell, settings, folder)
-    model = HeadDirectionModel(**cell.model, seeds=seeds).to(device)
-    training = Training(**cell.training)
-    seconds = _train(model, Trainer(model, training), training.iterations, cell, settings, folder)
-    return model, seconds
+    """Returns the model, trained, and the seconds that took."""
+    model = build(cell, settings)
+    if isinstance(model, SinCosRnn):
+        model.to(device)
+        trainer = RnnTrainer(model)
+        iterations = model.settings.iterations
+        return model, _train(model, trainer, iterations, cell, settings, folder)
+    if isinstance(model, HeadDirectionModel):
+        model.to(device)
+        training = Training(**cell.training)
+        learning = Trainer(model, training)
+        return model, _train(model, learning, training.iterations, cell, settings, folder)
+    return model, 0.0
 
 
 def _train(
@@ -317,7 +335,9 @@ def _parameters(model: PathIntegrator) -> int:
     return int(model.parameters_count)  # type: ignore[attr-defined]
 
 
-def results_in(folder: Path, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Returns the records of all finished cells, in the order of the plan."""
-    paths = [folder / f"{cell.name}.json" for cell in cells]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+def _with_nan(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    if isinstance(value, dict):
+        return {key: _with_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(part) for part in value]
+    return math.nan if value is None else value

@@ -144,7 +144,7 @@ def _finish(run: Run, settings: Settings, records: list[dict[str, Any]]) -> None
             seeds=[record["seed"] for record in records],
         )
     finally:  # with --check a claim that does not hold ends the program in finish
-        if settings.publish:
+        if settings.publish and (run.folder / "result.json").exists():
             print(f"published: {run.publish(HERE.parents[1] / 'results')}")
 
 

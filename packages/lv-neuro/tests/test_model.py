@@ -65,7 +65,10 @@ def trained():
         ({"seeds": ()}, r"seeds must name at least one seed, got none"),
         ({"max_step": 15}, r"max_step must lie between 1 and 14 .*bins=30\), got 15"),
         ({"max_step": 0}, r"max_step must lie between 1 and 14"),
-        ({"anti_collapse": "isometry"}, r"isometry_scale .* at most 0.45 for .* 15 .* got 2:"),
+        (
+            {"anti_collapse": "isometry", "isometry_scale": 2.0},
+            r"isometry_scale .* at most 0.45 for .* 15 .* got 2:",
+        ),
         (
             {"anti_collapse": "isometry", "isometry_scale": 0.0},
             r"isometry_scale must be positive .* got 0:",
@@ -339,10 +342,12 @@ def test_a_wider_kernel_gives_wider_tuning():
 
 def test_a_short_isometry_winds_many_times():
     """Looks perfect in PCA and stands for several headings: why the winding is reported."""
-    model = make(anti_collapse="isometry", isometry_reach=2, non_negative=False)
+    model = make(
+        anti_collapse="isometry", isometry_reach=2, isometry_scale=2.0, non_negative=False
+    )
     model.fit(SHORT)
     assert principal_circle(model.codes).winding > 1
-    whole = make(anti_collapse="isometry", isometry_scale=0.45)
+    whole = make(anti_collapse="isometry")
     whole.fit(SHORT)
     assert principal_circle(whole.codes).winding == 1
 

@@ -23,6 +23,7 @@ from lv_neuro.losses import (
     rollout_loss,
 )
 from lv_neuro.readout import LearnedReadout
+from lv_neuro.sizes import check_sizes
 from lv_neuro.training import Losses, Trainer, Training
 from lv_neuro.transforms import (
     AdditiveRecurrence,
@@ -91,7 +92,7 @@ class HeadDirectionModel(nn.Module):
         seeds: int | Iterable[int] = 1,
         anti_collapse: AntiCollapse = "kernel",
         sigma: float = 0.65,
-        isometry_scale: float = 2.0,
+        isometry_scale: float | None = None,
         isometry_reach: int | None = None,
         non_negative: bool = True,
         renormalize: bool | None = None,
@@ -109,7 +110,8 @@ class HeadDirectionModel(nn.Module):
             seeds: How many seeds 0, 1, ... are stacked, or the seeds themselves.
             anti_collapse: What keeps codes apart; "none" is the ablation (codes collapse).
             sigma: Width of the target kernel in radians; tuning comes out sigma / sqrt(2) wide.
-            isometry_scale: Speed s of the code per radian, for "isometry".
+            isometry_scale: Speed s of the code per radian, for "isometry"; None means what takes
+                opposite headings as far apart as codes can be.
             isometry_reach: Distance in bins over which it holds, for "isometry"; None means
                 half of the circle, which needs a scale of at most 0.45. A short one gives codes
                 that wind several times.
@@ -135,11 +137,11 @@ class HeadDirectionModel(nn.Module):
         if not self.seeds:
             raise ValueError("seeds must name at least one seed, got none")
         self.anti_collapse, self.sigma = anti_collapse, sigma
-        self.isometry_scale = isometry_scale
+        farthest = math.sqrt(2) if non_negative else 2.0
+        self.isometry_scale = farthest / math.pi if isometry_scale is None else isometry_scale
         self.isometry_reach = bins // 2 if isometry_reach is None else isometry_reach
         if anti_collapse == "isometry":
-            farthest = math.sqrt(2) if non_negative else 2.0
-            check_isometry(isometry_scale, self.isometry_reach, bins, farthest=farthest)
+            check_isometry(self.isometry_scale, self.isometry_reach, bins, farthest=farthest)
         extra: dict[str, Any] = dict(options)
         if renormalize is not None:
             extra["renormalize"] = renormalize
@@ -295,36 +297,3 @@ class HeadDirectionModel(nn.Module):
         if self.target is not None:
             return kernel_loss(gram, self.target)
         return isometry_loss(gram, scale=self.isometry_scale, reach=self.isometry_reach)
-
-
-def check_sizes(*, neurons: int, bins: int, sigma: float, anti_collapse: str) -> None:
-    """Refuses populations and grids too small for the kernel.
-
-    Raises:
-        ValueError: Names the argument, the rule and the remedy.
-    """
-    kinds = ("kernel", "von_mises", "cosine", "isometry", "none")
-    if anti_collapse not in kinds:
-        raise ValueError(f"unknown anti_collapse {anti_collapse!r}; there are: {', '.join(kinds)}")
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive (radians), got {sigma}")
-    if bins < 8:
-        raise ValueError(f"bins (N) must be at least 8, got {bins}")
-    if neurons < 2:
-        raise ValueError(f"neurons (d) must be at least 2, got {neurons}")
-    if anti_collapse not in ("kernel", "von_mises"):
-        return
-    step = 2 * torch.pi / bins
-    if step > sigma:
-        raise ValueError(
-            f"bins (N) is too small for the kernel: one bin is {step:.3g} rad, sigma is "
-            f"{sigma:.3g} rad; use at least {int(2 * torch.pi / sigma) + 1} bins or a larger sigma"
-        )
-    # The kernel's harmonics fall below 1 % of the first beyond sqrt(2 log 100) / sigma; a code
-    # of d neurons has d dimensions for two per harmonic.
-    needed = int(2 * 3.03 / sigma) + 1
-    if neurons < needed:
-        raise ValueError(
-            f"neurons (d) is too small for the kernel: sigma = {sigma:.3g} rad has harmonics that "
-            f"need at least {needed} neurons, got {neurons}; raise neurons or sigma"
-        )

@@ -35,6 +35,7 @@ from lv_neuro import (
     tuning_summary,
 )
 from lv_neuro.baselines import RnnTrainer
+from lv_neuro.model import DEFAULTS
 
 __all__ = ["Cell", "build", "load_model", "plan", "read_record", "run_cell"]
 
@@ -146,6 +147,8 @@ def _model(settings: Settings, variant: str, group: str, **changes: object) -> C
     if ring.renormalize != "default":
         model["renormalize"] = ring.renormalize == "yes"
     training = settings.linear if linear else settings.rectified
+    if variant in ("linear_poly", "additive"):
+        training = DEFAULTS[variant]
     if variant == "conv":
         model |= {"kernel_width": ring.kernel_width, "channels": ring.channels}
         training = settings.conv
@@ -162,7 +165,6 @@ def _model(settings: Settings, variant: str, group: str, **changes: object) -> C
 def _ablations(settings: Settings) -> list[Cell]:
     cells = [
         _model(settings, "linear_group", "ablation", non_negative=False),
-        _model(settings, "linear_poly", "ablation", non_negative=False),
         _model(settings, "fc_table", "ablation", anti_collapse="none"),
         _model(settings, "fc_table", "ablation", renormalize=False),
         _model(settings, "conv", "ablation", renormalize=False),

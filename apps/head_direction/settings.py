@@ -119,11 +119,11 @@ class Settings(RunSettings):
     ring: Ring = Ring()
     """codes"""
     rectified: Training = Training()
-    """training of fc_table, fc_taylor and additive"""
+    """training of fc_table and fc_taylor"""
     conv: Training = Training(iterations=2000, lr=0.01, refine=1.0)
     """training of conv"""
     linear: Training = Training(iterations=2000, lr=0.005, rollout=1, refine=1.0)
-    """training of linear_group and linear_poly"""
+    """training of linear_group; linear_poly and additive are trained with lv-neuro's defaults"""
     sweep: Sweep = Sweep()
     """grid of further models"""
     evaluate: Evaluate = Evaluate()

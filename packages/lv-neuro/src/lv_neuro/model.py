@@ -51,10 +51,13 @@ TRANSFORMATIONS: dict[str, Callable[..., Transformation]] = {
     "linear_poly": LinearPoly,
 }
 
+# Weights shared over the ring need no refinement; an additive drive and a series that magnifies
+# harmonics cannot be refined to what they are not able to do, and lose their codes in trying.
 DEFAULTS: dict[str, Training] = {
     "conv": Training(iterations=2000, lr=0.01, refine=1.0),
     "linear_group": Training(iterations=2000, lr=0.005, rollout=1, refine=1.0),
-    "linear_poly": Training(iterations=2000, lr=0.005, rollout=1, refine=1.0),
+    "linear_poly": Training(iterations=2000, lr=0.005, refine=1.0),
+    "additive": Training(refine=1.0),
 }
 
 

@@ -1,0 +1,161 @@
+"""Negative log-likelihood of tokens without the matrix of all logits."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lv_core.nn.transformer.ids import check_ids
+
+__all__ = ["token_nll"]
+
+# Shapes: N tokens, D width, V ids.
+
+IGNORED = -100
+_CHUNK = 2**22  # logits formed at a time
+
+Grads = Literal["none", "hidden", "weight"]
+
+
+def token_nll(
+    hidden: Float[Tensor, "*batch width"],
+    weight: Float[Tensor, "outputs width"],
+    targets: Int[Tensor, "*batch"],
+    *,
+    chunk: int | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Returns the negative log-likelihood of each target in nats.
+
+    nll = logsumexp_v(weight_v . hidden) - weight_target . hidden
+
+    Logits exist for `chunk` tokens at a time. If `hidden` alone needs a gradient, that gradient,
+    weight' (softmax - onehot), is formed beside the value: two products with the vocabulary in
+    all, none repeated, and nothing stored but a tensor of the shape of `hidden`. If the weight
+    needs one too, the logits are formed again on the way back. Under autocast, products take its
+    type; values and sums over the vocabulary and over tokens are float32 at least.
+
+    Arguments:
+        hidden: States of the decoder.
+        weight: `Decoder.head_weight`.
+        targets: Ids of the tokens that follow; -100 = ignored, 0 nats.
+        chunk: Tokens whose logits are formed at a time; None = about 4 million logits.
+
+    Returns:
+        Values in the shape of `targets`; float64 for float64 states, else float32.
+
+    Raises:
+        ValueError: If shapes disagree, `chunk` is not positive, or an id is out of range (checked
+            on a CPU; a GPU stops by itself).
+        RuntimeError: On the way back if gradients of gradients are asked for (`create_graph`).
+
+    Source:
+        Kong et al., "Latent Thought Models with Variational Bayes Inference-Time Computation",
+        2025, eq. 1, for what is computed.
+
+    Example:
+        >>> nll = token_nll(hidden, decoder.head_weight, targets).sum(dim=1)  # (B,)
+    """
+    if hidden.shape[:-1] != targets.shape or hidden.shape[-1:] != weight.shape[1:]:
+        raise ValueError(
+            "hidden (*batch, width), weight (outputs, width) and targets (*batch) must agree, got "
+            f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
+        )
+    if chunk is None:
+        chunk = max(1, _CHUNK // weight.shape[0])
+    if chunk < 1:
+        raise ValueError(f"chunk must be positive, got {chunk}")
+    check_ids(targets, weight.shape[0], "targets", ignore=IGNORED)
+    grads: Grads = "none"
+    if torch.is_grad_enabled():
+        grads = "weight" if weight.requires_grad else "hidden" if hidden.requires_grad else "none"
+    kind = hidden.device.type
+    auto = torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if auto else hidden.dtype
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    nll: Tensor = _TokenNll.apply(  # type: ignore[no-untyped-call]
+        rows, weight, targets.reshape(-1), chunk, dtype, grads
+    )
+    return nll.reshape(targets.shape)
+
+
+class _TokenNll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch documents no type
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        dtype: torch.dtype,
+        grads: Grads,
+    ) -> Tensor:
+        ctx.grads, ctx.chunk, ctx.dtype, ctx.kind = grads, chunk, dtype, hidden.dtype
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        log_sum = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        nll = torch.empty_like(log_sum)
+        kept = targets != IGNORED
+        places = targets.clamp(min=0)
+        near = torch.empty_like(hidden, dtype=dtype) if grads == "hidden" else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix = weight.to(dtype)
+            for rows in _chunks(len(hidden), chunk):
+                logits = (hidden[rows].to(dtype) @ matrix.T).to(wide)
+                target = places[rows, None]
+                chosen = logits.gather(1, target)
+                # The largest softmax is at least 1/V, so that its logarithm is accurate: the
+                # exponentials of the softmax serve for the sum, too.
+                top = logits.amax(1, keepdim=True)
+                soft = torch.softmax(logits, 1)
+                log_sum[rows] = (top - soft.amax(1, keepdim=True).log())[:, 0]
+                nll[rows] = log_sum[rows] - chosen[:, 0]
+                if near is not None:
+                    error = _error(soft, target, kept[rows].to(wide))
+                    torch.mm(error.to(dtype), matrix, out=near[rows])
+        nll = nll.masked_fill_(~kept, 0.0)
+        if near is not None:
+            ctx.save_for_backward(near)
+        elif grads == "weight":
+            ctx.save_for_backward(hidden, weight, places, kept, log_sum)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "token_nll has no second derivatives (create_graph=True): use "
+                "functional.cross_entropy of Decoder.logits"
+            )
+        (grad,) = grads
+        rest = (None,) * 4
+        if ctx.grads == "hidden":
+            (near,) = ctx.saved_tensors
+            return (near.to(grad.dtype) * grad[:, None]).to(ctx.kind), None, *rest
+        hidden, weight, places, kept, log_sum = ctx.saved_tensors
+        wide, dtype = log_sum.dtype, ctx.dtype
+        scale = grad * kept
+        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        to_weight = torch.zeros_like(weight, dtype=wide)
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix = weight.to(dtype)
+            for rows in _chunks(len(hidden), ctx.chunk):
+                states = hidden[rows].to(dtype)
+                soft = (states @ matrix.T).to(wide).sub_(log_sum[rows, None]).exp_()
+                error = _error(soft, places[rows, None], scale[rows]).to(dtype)
+                if to_hidden is not None:
+                    to_hidden[rows] = error @ matrix
+                if dtype == wide:
+                    to_weight.addmm_(error.T, states)
+                else:
+                    to_weight += error.T @ states
+        return to_hidden, to_weight.to(weight.dtype), *rest
+
+
+def _error(soft: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Returns scale (softmax - onehot), in place of the softmax."""
+    soft.scatter_add_(1, target, soft.new_full(target.shape, -1.0))
+    return soft.mul_(scale[:, None])
+
+
+def _chunks(rows: int, chunk: int) -> list[slice]:
+    return [slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk)]

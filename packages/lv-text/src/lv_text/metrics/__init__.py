@@ -1,0 +1,92 @@
+"""Operations, likelihoods, judges, diagnostics and task scores of text models."""
+
+from lv_text.metrics.diagnostics import (
+    ActiveUnits,
+    AggregatePosterior,
+    KlSummary,
+    MutualInformation,
+    active_units,
+    aggregate_posterior,
+    kl_summary,
+    mutual_information,
+)
+from lv_text.metrics.flops import (
+    Operations,
+    TrainingFlops,
+    decoder_parameters,
+    keys_per_query,
+    training_flops,
+    utilization,
+)
+from lv_text.metrics.generation import (
+    GenerativePerplexity,
+    distinct,
+    entropy,
+    generative_perplexity,
+    repetition,
+    self_bleu,
+    until_eos,
+)
+from lv_text.metrics.gsm8k import (
+    Problem,
+    Prompt,
+    build_prompt,
+    draw_demonstrations,
+    extract_answer,
+    grade,
+    parity_substring_pass_at_k,
+    pass_at_k,
+    read_problems,
+)
+from lv_text.metrics.likelihood import (
+    BootstrapEstimate,
+    Perplexity,
+    bits_per_byte,
+    bootstrap,
+    paired_bootstrap,
+    perplexity,
+)
+from lv_text.metrics.memorization import copied_share, longest_copy
+from lv_text.metrics.ngram import NgramJudge
+
+__all__ = [
+    "ActiveUnits",
+    "AggregatePosterior",
+    "BootstrapEstimate",
+    "GenerativePerplexity",
+    "KlSummary",
+    "MutualInformation",
+    "NgramJudge",
+    "Operations",
+    "Perplexity",
+    "Problem",
+    "Prompt",
+    "TrainingFlops",
+    "active_units",
+    "aggregate_posterior",
+    "bits_per_byte",
+    "bootstrap",
+    "build_prompt",
+    "copied_share",
+    "decoder_parameters",
+    "distinct",
+    "draw_demonstrations",
+    "entropy",
+    "extract_answer",
+    "generative_perplexity",
+    "grade",
+    "keys_per_query",
+    "kl_summary",
+    "longest_copy",
+    "mutual_information",
+    "paired_bootstrap",
+    "parity_substring_pass_at_k",
+    "pass_at_k",
+    "perplexity",
+    "read_problems",
+    "repetition",
+    "self_bleu",
+    "training_flops",
+    "until_eos",
+    "utilization",
+]

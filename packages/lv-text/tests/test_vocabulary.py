@@ -140,11 +140,8 @@ def test_has_the_size_and_special_ids_of_the_paper(gpt2):
 
 @pytest.mark.data
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_gpt2_brings_any_text_back(text):
-    vocabulary = test_gpt2_brings_any_text_back.__dict__.setdefault(
-        "vocabulary", BpeVocabulary.load(gpt2_folder())
-    )
-    assert vocabulary.decode(vocabulary.encode(text)) == text
+def test_gpt2_brings_any_text_back(gpt2, text):
+    assert gpt2.decode(gpt2.encode(text)) == text
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60), data=st.binary())

@@ -53,11 +53,9 @@ LM1B = [
 
 @pytest.mark.parametrize(
     ("rule", "text", "expected"),
-    [
-        (rule, *pair)
-        for rule, pairs in ((wikitext, WIKITEXT), (ptb, PTB), (lm1b, LM1B))
-        for pair in pairs
-    ],
+    [(wikitext, *pair) for pair in WIKITEXT]
+    + [(ptb, *pair) for pair in PTB]
+    + [(lm1b, *pair) for pair in LM1B],
 )
 def test_closes_up_what_the_rules_name(rule, text, expected):
     assert rule(text) == expected
@@ -70,9 +68,9 @@ def test_lambada_begins_with_a_line_end_and_has_straight_quotes():
 def test_papers_take_the_rules_of_wikitext_first():
     text = "we show ( see fig . 2 ) that a @-@ b is 's ?"
     assert scientific_papers(text) == lm1b(wikitext(text)) == "we show (see fig. 2) that a-b is's?"
-    # In the other order the mark in front of the bracket stays apart.
-    both = "it is x ( \n y ) ."
-    assert scientific_papers(both) != wikitext(lm1b(both))
+    quoted = "in the ' old way ' of doing"
+    assert scientific_papers(quoted) == "in the'old way' of doing"
+    assert wikitext(lm1b(quoted)) == "in the 'old way' of doing"  # the other order
 
 
 def test_every_zero_shot_set_has_its_rules():
@@ -100,8 +98,8 @@ def test_real_wikitext_reads_like_prose():
     assert "\n== Career ==\n" in found
     assert "a guest-starring role on the television series The Bill in 2000. This was" in found
     # Only spaces, the signs around @ and the letter N are touched.
-    bare = re.sub(r" @([-,.])@ ", r"\1", text).replace(" N ", " 1 ")
-    assert re.sub(r"\s", "", found) == re.sub(r"\s", "", bare)
+    bare = re.sub(r" @([-,.])@ ", r"\1", text)
+    assert re.sub(r"[\sN1]", "", found) == re.sub(r"[\sN1]", "", bare)
     assert 0.9 < len(found) / len(text) < 0.98
 
 

@@ -62,7 +62,10 @@ def _words_for_types(text: str | None) -> str | None:
     if text is None:
         return None
     for long, short in (
-        (r"~?(?:torch\.\w+\.)*Generator \| ~?[\w.]*Shard \| ~?[\w.]*Draws \| None", "Source"),
+        (
+            r"~?(?:torch\.\w+\.)*Generator \| ~?[\w.]*Shard \| ~?[\w.]*Rows \| ~?[\w.]*Draws \| None",
+            "Source",
+        ),
         (r"~?(?:collections\.abc\.)?Callable\[\[~?[\w.]*Tensor\], ~?[\w.]*Tensor\]", "LogDensity"),
         (r"~?(?:collections\.abc\.)?Callable\[\[int\], float\]", "Schedule"),
         (r"float \| ~?[\w.]*Tensor \| Schedule", "StepSize"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lv_core import Shard, normal, stream, uniform
+from lv_core import Rows, Shard, normal, stream, uniform
 
 names = st.lists(st.one_of(st.text(max_size=3), st.integers(-3, 3)), max_size=3)
 
@@ -123,3 +123,30 @@ def test_numbers_are_standard_normal_and_uniform() -> None:
     assert abs(flat.mean().item() - 0.5) < 5 * (1 / (12 * n)) ** 0.5
     assert flat.min().item() >= 0
     assert flat.max().item() < 1
+
+
+def test_rows_get_their_noise_in_any_company() -> None:
+    like = torch.empty(4, 3, 2, dtype=torch.float64)
+    whole = normal(like, Rows.of(7, [3, 1, 9, 4], "posterior", 2))
+    part = normal(like[:2], Rows.of(7, torch.tensor([9, 1]), "posterior", 2))
+    assert torch.equal(part, whole[[2, 1]])
+    assert whole.dtype == torch.float64
+    alone = normal(like[0], stream(7, "posterior", 2, 3))
+    assert torch.equal(whole[0], alone)
+    for other in (Rows.of(8, [3], "posterior", 2), Rows.of(7, [3], "posterior", 1)):
+        assert not torch.equal(normal(like[:1], other)[0], whole[0])
+
+
+def test_rows_draw_uniform_numbers_and_go_on() -> None:
+    rows, like = Rows.of(0, range(3)), torch.empty(3, 5)
+    first, second = uniform((3, 5), like, rows), uniform((3, 5), like, rows)
+    assert ((first >= 0) & (first < 1)).all()
+    assert not torch.equal(first, second)
+    again = uniform((3, 10), torch.empty(3, 10), Rows.of(0, range(3)))
+    assert torch.equal(again[:, :5], first)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (), (4,)])
+def test_rows_refuse_another_number_of_rows(shape) -> None:
+    with pytest.raises(ValueError, match="a source of 3 rows draws for as many"):
+        normal(torch.empty(shape), Rows.of(0, range(3)))

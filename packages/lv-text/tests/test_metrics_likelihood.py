@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from lv_core import stream
 from lv_text.metrics import bits_per_byte, bootstrap, paired_bootstrap, perplexity
 

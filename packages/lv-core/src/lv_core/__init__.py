@@ -55,7 +55,7 @@ from lv_core.kernels import (
 )
 from lv_core.pack import Pack
 from lv_core.perceptron import PerceptronTarget
-from lv_core.random import Draws, Shard, Source, normal, stream, uniform
+from lv_core.random import Draws, Rows, Shard, Source, normal, stream, uniform
 from lv_core.replay import Drawn, ReplayBuffer
 from lv_core.schedule import Cosine, Geometric, Linear, Polynomial, Schedule
 from lv_core.variational import DiagonalGaussian, FitResult, LocalFit, Refinement, refine
@@ -100,6 +100,7 @@ __all__ = [
     "Psgld",
     "Refinement",
     "ReplayBuffer",
+    "Rows",
     "Schedule",
     "Sequence",
     "Shard",

@@ -7,11 +7,12 @@ goes on with the same numbers although no generator state was ever saved.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "Shard", "Source", "normal", "stream", "uniform"]
+__all__ = ["Draws", "Rows", "Shard", "Source", "normal", "stream", "uniform"]
 
 
 def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -59,6 +60,53 @@ class Shard:
             raise ValueError(f"rank must be in 0..world-1, got rank {self.rank}, {self.world=}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A generator for each item: its numbers depend on nothing but what it is.
+
+    Batches may be cut, mixed and spread over processes as one likes; an item keeps its noise. All
+    numbers are drawn on the CPU, hence are the same on every device.
+
+    Example:
+        >>> noise = Rows.of(0, [17, 4], "posterior", 3)  # items 17 and 4 in update 3
+        >>> normal(torch.empty(2, 5), noise)[1]  # is what item 4 gets in any other batch
+    """
+
+    generators: tuple[torch.Generator, ...]
+    """one per row of the batch"""
+
+    @classmethod
+    def of(cls, seed: int, items: Sequence[int] | Tensor, *names: str | int) -> "Rows":
+        """Returns the streams `stream(seed, *names, item)`.
+
+        Arguments:
+            seed: The seed of the run.
+            items: Number of each row of the batch, such as its place in the data set.
+            *names: What the streams are for.
+        """
+        numbers = items.tolist() if isinstance(items, Tensor) else items
+        return cls(generators=tuple(stream(seed, *names, int(item)) for item in numbers))
+
+    def fill(self, like: Tensor, kind: Literal["normal", "uniform"]) -> Tensor:
+        """Returns random numbers with the shape, dtype and device of `like`, row by row.
+
+        Raises:
+            ValueError: If `like` has another number of rows.
+        """
+        if not like.ndim or len(like) != len(self.generators):
+            raise ValueError(
+                f"a source of {len(self.generators)} rows draws for as many, got shape "
+                f"{tuple(like.shape)}; the first axis must be the batch"
+            )
+        drawn = torch.empty(like.shape, dtype=like.dtype)
+        for row, generator in zip(drawn, self.generators, strict=True):
+            if kind == "normal":
+                row.normal_(generator=generator)
+            else:
+                row.uniform_(generator=generator)
+        return drawn.to(like.device)
+
+
 class Draws:
     """Given numbers in place of random ones, handed out in order.
 
@@ -92,7 +140,7 @@ class Draws:
         return taken
 
 
-Source = torch.Generator | Shard | Draws | None
+Source = torch.Generator | Shard | Rows | Draws | None
 """Where a function draws from; None is torch's global generator."""
 
 
@@ -101,11 +149,14 @@ def normal(like: Tensor, source: Source = None, *, out: Tensor | None = None) ->
 
     Arguments:
         like: Tensor whose first axis is the batch.
-        source: Generator, shard of one, given draws, or None for the global generator.
-        out: Buffer to fill instead of allocating; ignored for a shard and for given draws.
+        source: Generator, shard of one, one for each row, given draws, or None for the global
+            generator.
+        out: Buffer to fill instead of allocating; only a generator fills it.
     """
     if isinstance(source, Draws):
         return source.take("normal", like.shape)
+    if isinstance(source, Rows):
+        return source.fill(like, "normal")
     if isinstance(source, Shard):
         n = like.shape[0]
         whole = torch.empty(
@@ -122,6 +173,8 @@ def uniform(shape: Sequence[int], like: Tensor, source: Source = None) -> Tensor
     """Draws numbers uniform on [0, 1) with the dtype and device of `like`; first axis = batch."""
     if isinstance(source, Draws):
         return source.take("uniform", shape)
+    if isinstance(source, Rows):
+        return source.fill(like.new_empty(tuple(shape)), "uniform")
     if isinstance(source, Shard):
         n = shape[0]
         whole = torch.empty((n * source.world, *shape[1:]), dtype=like.dtype, device=like.device)

@@ -146,8 +146,6 @@ class _World(dict[str, str]):
         match field:
             case "any":
                 return draw.one(self.things)
-            case "some":
-                return draw.one(self.words["things"])
             case "place":
                 return draw.one(self.spots)
             case "act":

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lv_core.random import Draws, Shard, Source, stream
+from lv_core.random import Draws, Rows, Shard, Source, stream
 
 __all__ = ["LogEstimate", "effective_sample_size", "fresh_noise", "log_mean_exp"]
 
@@ -103,6 +103,9 @@ def fresh_noise(source: Source, device: torch.device) -> Source:
         child = fresh_noise(source.generator, device)
         assert isinstance(child, torch.Generator)
         return Shard(generator=child, rank=source.rank, world=source.world)
+    if isinstance(source, Rows):
+        children = [fresh_noise(row, device) for row in source.generators]
+        return Rows(generators=tuple(c for c in children if isinstance(c, torch.Generator)))
     where = device if source is None else source.device
     # One synchronisation per report, not per step.
     seed = torch.empty((), dtype=torch.int64, device=where).random_(generator=source).item()
@@ -123,6 +126,9 @@ def aside(source: Source, name: str) -> Source:
         child = aside(source.generator, name)
         assert isinstance(child, torch.Generator)
         return Shard(generator=child, rank=source.rank, world=source.world)
+    if isinstance(source, Rows):
+        rows = [aside(row, name) for row in source.generators]
+        return Rows(generators=tuple(r for r in rows if isinstance(r, torch.Generator)))
     if not isinstance(source, torch.Generator):
         return source
     # One synchronisation where the device is no CPU, per result and not per step.

@@ -42,7 +42,7 @@ class Operations:
         """Gives the sum of all parts."""
         return float(sum(getattr(self, part.name) for part in fields(self)))
 
-    def plus(self, other: "Operations", *, times: float = 1.0) -> "Operations":
+    def plus(self, other: "Operations", *, times: int | float = 1.0) -> "Operations":
         """Returns self + times * other, part by part."""
         return Operations(
             **{
@@ -70,7 +70,7 @@ class TrainingFlops:
     slow_step: Operations
     """counted: one step on the weights, forward and gradient, slots given"""
     prefix: Operations
-    """counted: layers below the first latent, run once per batch when they are cached"""
+    """counted: forward pass up to the first slots, run once per batch when it is cached"""
 
     @property
     def counted(self) -> Operations:
@@ -104,7 +104,8 @@ def keys_per_query(*, length: int, window: int | None, attention: Attention) -> 
         length: Tokens T of a sequence.
         window: Positions seen, the own one included; None sees all earlier ones.
         attention: `"window"` counts only the pairs that the mask lets through, `"banded"` blocks
-            of `window` that each meet themselves and the block before, `"dense"` all T x T pairs.
+            of `window` that each meet themselves and the block before (all pairs if the window is
+            no shorter than the sequence), `"dense"` all T x T pairs.
 
     Raises:
         ValueError: If the attention is unknown.
@@ -114,8 +115,8 @@ def keys_per_query(*, length: int, window: int | None, attention: Attention) -> 
         # positions 0..reach-1 see 1..reach keys, all others `reach`
         return (reach * (reach + 1) / 2 + (length - reach) * reach) / length
     if attention == "banded":
-        # one block cannot be narrower than the dense square it replaces
-        return float(min(2 * reach, length))
+        blocks = -(-length // reach)  # the last one is filled up
+        return float(length) if reach == length else blocks * reach * 2.0 * reach / length
     if attention == "dense":
         return float(length)
     raise ValueError(f"unknown attention {attention!r}; there are: window, banded, dense")
@@ -135,6 +136,7 @@ def training_flops(
     samples: int = 1,
     attention: Attention = "window",
     cache_prefix: bool = True,
+    recompute_logits: bool = True,
     parameters: int | None = None,
 ) -> TrainingFlops:
     """Counts the operations of training per token: the paper's way, frozen, and exactly.
@@ -158,8 +160,11 @@ def training_flops(
             no slots).
         samples: Noise draws per fast step; multiplies the fast steps of all three counts.
         attention: How the self-attention is computed, see `keys_per_query`.
-        cache_prefix: Whether layers below the first latent one are run once per batch rather than
-            in every fast step.
+        cache_prefix: Whether what comes before the first slots (layers below the first latent
+            one, and the self-attention of that one) is run once per batch (`Decoder.lower`)
+            rather than in every fast step.
+        recompute_logits: Whether the slow step forms the logits again on the way back, as
+            `token_nll` does to save their memory; False for the utilization of model operations.
         parameters: N of the first two formulas; None takes `decoder_parameters`.
 
     Returns:
@@ -206,19 +211,17 @@ def training_flops(
     steps = fast_steps * samples
     slow = 6 * size + 6 * span
 
-    square = 2 * width**2
+    square = 2.0 * width**2
+    mlp = 6.0 * width * mlp_width
     mixing = 2 * keys_per_query(length=length, window=window, attention=attention) * width
     shared = 2 * square * slots / length  # keys and values of the slots, per token
     lower = layers - latent
-    below = _block(lower, square, mixing, 6 * width * mlp_width)
-    upper = _block(latent, square, mixing, 6 * width * mlp_width)
-    crossing = Operations(
-        projections=0.0,
-        attention=0.0,
+    below = _block(lower, square, mixing, mlp)
+    upper = _block(latent, square, mixing, mlp)
+    crossing = _only(
         cross_projections=latent * (2 * square + shared),
-        cross_attention=latent * 4 * slots * width,
-        mlp=0.0,
-        vocabulary=2 * width * vocabulary,
+        cross_attention=latent * 4.0 * slots * width,
+        vocabulary=2.0 * width * vocabulary,
     )
     forward = upper.plus(crossing)
     # Gradients of inputs cost as much as the forward pass for a projection (one factor is a
@@ -227,47 +230,41 @@ def training_flops(
         projections=max(latent - 1, 0) * 4 * square,
         attention=max(latent - 1, 0) * 4 * mixing,
         # queries of the first latent layer do not depend on the latents
-        cross_projections=latent * (2 * square + shared) - (square if latent else 0),
-        cross_attention=latent * 8 * slots * width - (2 * slots * width if latent else 0),
+        cross_projections=latent * (2 * square + shared) - (square if latent else 0.0),
+        cross_attention=max(8.0 * latent - 2.0, 0.0) * slots * width,
         mlp=upper.mlp,
         vocabulary=crossing.vocabulary,
     )
     whole = below.plus(forward)
     # all activations and all weights, but the slots are given
-    slow_step = whole.plus(whole, times=2).plus(
-        Operations(
-            projections=0.0,
-            attention=0.0,
-            cross_projections=-latent * shared,
-            cross_attention=0.0,
-            mlp=0.0,
-            vocabulary=0.0,
-        )
-    )
+    slow_step = whole.plus(whole, times=2).plus(_only(cross_projections=-latent * shared))
+    if recompute_logits:
+        slow_step = slow_step.plus(_only(vocabulary=crossing.vocabulary))
     fast_step = forward.plus(fast_gradient)
-    nothing = below.plus(below, times=-1)
-    cached = cache_prefix and steps > 0
+    prefix = below.plus(_block(min(latent, 1), square, mixing, 0.0))
+    if cache_prefix:
+        fast_step = fast_step.plus(_block(min(latent, 1), square, mixing, 0.0), times=-1)
+    else:
+        fast_step = fast_step.plus(below)
     return TrainingFlops(
         paper=float((steps + 1) * slow),
         frozen=float(steps * (4 * size + 4 * span) + slow),
         parameters=size,
         fast_steps=steps,
-        fast_step=fast_step if cache_prefix else fast_step.plus(below),
+        fast_step=fast_step,
         slow_step=slow_step,
-        prefix=below if cached else nothing,
+        prefix=prefix if cache_prefix and steps else _only(),
     )
 
 
 def _block(layers: int, square: float, mixing: float, mlp: float) -> Operations:
     """Returns the forward operations of self-attention and MLP of some layers."""
-    return Operations(
-        projections=layers * 4 * square,
-        attention=layers * 2 * mixing,
-        cross_projections=0.0,
-        cross_attention=0.0,
-        mlp=float(layers * mlp),
-        vocabulary=0.0,
-    )
+    return _only(projections=layers * 4 * square, attention=layers * 2 * mixing, mlp=layers * mlp)
+
+
+def _only(**parts: float) -> Operations:
+    """Returns the operations of some parts, none of the others."""
+    return Operations(**{part.name: 0.0 for part in fields(Operations)} | parts)
 
 
 def utilization(flops: float, seconds: float, peak: float) -> float:

@@ -32,7 +32,7 @@ __all__ = [
 # Thousands in groups of three, or plain digits; a minus counts unless something stands before it
 # that it could be subtracted from.
 NUMBER = re.compile(
-    r"(?<![\w.)])(?P<sign>[-\u2212])?[$\u00a3\u20ac]?\s?(?P<inner>[-\u2212])?"
+    r"(?<![\w.)])(?P<sign>[-\u2212])?(?:[$\u00a3\u20ac]\s?)?(?P<inner>[-\u2212])?"
     r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"|(?P<bare>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?)"
 )

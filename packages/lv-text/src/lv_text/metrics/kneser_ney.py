@@ -90,36 +90,44 @@ def count_ngrams(
     Raises:
         ValueError: If there are too many tokens for 32 bit counts.
     """
+    if len(stream) >= 2**31:
+        raise ValueError(f"counts need fewer than 2**31 tokens, got {len(stream)}: fit a part")
     raw = np.bincount(stream, minlength=symbols).astype(np.int32)
     levels: list[tuple[Ints, npt.NDArray[np.int32]]] = [(np.arange(symbols, dtype=np.int64), raw)]
     # Number of the n-gram that ends at each position, -1 where it would cross a start.
     ending = stream.copy()
     inside = stream != symbols - 1
-    if len(stream) >= 2**31:
-        raise ValueError(f"counts need fewer than 2**31 tokens, got {len(stream)}: fit a part")
-    for _ in range(1, order):
+    for length in range(2, order + 1):
+        # In place and in 32 bits where possible: the arrays are as long as the corpus.
         before = np.concatenate([np.array([-1], dtype=np.int32), ending[:-1]])
-        place = np.flatnonzero((before >= 0) & inside)
-        key = before[place].astype(np.int64) * symbols + stream[place]
+        place = np.flatnonzero((before >= 0) & inside).astype(np.int32)
+        key = before[place].astype(np.int64)
         del before
+        key *= symbols
+        key += stream[place]
         rank = np.argsort(key)
-        key = key[rank]
         place = place[rank]  # end of each n-gram, in the order of the keys
         del rank
+        key.sort()
         new = np.empty(len(key), dtype=bool)
         new[:1] = True
         np.not_equal(key[1:], key[:-1], out=new[1:])
-        first = np.flatnonzero(new)
         # The n-gram without its first token ends at the same place, and has this as a predecessor.
-        shorter = ending[place[first]]
+        shorter = ending[place[new]]
         different = np.bincount(shorter, minlength=len(levels[-1][0])).astype(np.int32)
+        del shorter
         keys, occurrences = levels[-1]
         # Only what begins a sequence has no predecessor.
         levels[-1] = (keys, np.where(different == 0, occurrences, different))
-        ending = np.full_like(ending, -1)
-        ending[place] = np.cumsum(new, dtype=np.int32) - 1
-        counts = np.diff(np.append(first, len(key))).astype(np.int32)
-        levels.append((key[first], counts))
+        del different, occurrences
+        if length < order:
+            ending = np.full_like(ending, -1)
+            ending[place] = np.cumsum(new, dtype=np.int32) - 1
+        del place
+        first = np.flatnonzero(new)
+        counts = np.diff(first, append=len(key)).astype(np.int32)
+        del first
+        levels.append((key[new], counts))
     return levels
 
 
@@ -162,11 +170,13 @@ def level_of(
             f"discounts cannot be estimated: {n1}, {n2}, {n3}, {n4} n-grams have counts 1, 2, 3, "
             "4; give more data or fallback discounts such as (0.5, 1.0, 1.5)"
         )
-    context = keys // symbols
+    context = (keys // symbols).astype(np.int32)
     # Continuations of a context are neighbors; sums over runs need half the memory of bincount.
-    first = np.flatnonzero(np.diff(context, prepend=-1))
-    owner = context[first]
+    new = np.ones(len(context), dtype=bool)
+    np.not_equal(context[1:], context[:-1], out=new[1:])
+    owner = context[new]
     del context
+    first = np.flatnonzero(new)
     sums = np.add.reduceat(counts, first, dtype=np.int32)
     total = np.zeros(contexts, dtype=np.int32)
     total[owner] = sums

@@ -95,8 +95,6 @@ def _hashes(ids: npt.NDArray[np.int64], n: int) -> Hashes:
     With s_i = sum_{j<i} x_j B^j, the hash of the window at i is (s_{i+n} - s_i) B^-i, the same
     wherever the window stands; x are the ids spread over 64 bits.
     """
-    if len(ids) < n:
-        return np.empty(0, dtype=np.uint64)
     with np.errstate(over="ignore"):
         # splitmix64: neighboring ids must not have neighboring values
         x = (ids.astype(np.uint64) + np.uint64(1)) * BASE

@@ -175,7 +175,7 @@ class NgramJudge:
             probability[place] = rest / total + level.backoff[owner] * probability[place]
             ending = np.full_like(stream, -1)
             ending[place[found]] = row[found]
-        nats = -np.log(probability.reshape(len(rows), -1)[:, 1:])
+        nats = -np.log(probability.reshape(len(rows), rows.shape[1] + 1)[:, 1:])
         return torch.from_numpy(nats).reshape(tokens.shape).to(tokens.device)
 
     __call__ = nll
@@ -254,7 +254,8 @@ class NgramJudge:
             ValueError: If the file is truncated, holds something else or is of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, since np.load leaves broken files open
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise ValueError(f"{path} is no complete n-gram model: {error}") from error

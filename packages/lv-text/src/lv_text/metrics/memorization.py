@@ -11,8 +11,10 @@ __all__ = ["copied_share", "longest_copy"]
 Hashes = npt.NDArray[np.uint64]
 # Odd, so that it has an inverse modulo 2**64.
 BASE = np.uint64(0x9E3779B97F4A7C15)
-PIECE = 2**22
+PIECE = 2**20
 """Windows of the corpus hashed at a time"""
+SHIFT = np.uint64(41)
+"""Bits of a hash that the first look-up leaves out"""
 
 
 def copied_share(
@@ -40,8 +42,8 @@ def longest_copy(
 ) -> Int64[Tensor, " batch"]:
     """Computes the length of the longest run of tokens that each sample shares with the corpus.
 
-    If a run of n tokens is shared, so is one of n - 1: a binary search over n needs one pass over
-    the corpus per halving, about 1 s per 10 M tokens.
+    If a run of n tokens is shared, so is one of n - 1: a search by halving needs some twenty
+    passes over the corpus. 64 samples of 1024 tokens against 26 M took a minute on one core.
 
     Arguments:
         samples: Token ids.
@@ -51,9 +53,11 @@ def longest_copy(
     low = np.zeros(len(rows), dtype=np.int64)
     high = np.full(len(rows), min(rows.shape[1], len(text)), dtype=np.int64)
     while (open_ := low < high).any():
-        # All samples share a pass: the middle of the widest bracket helps most of them.
+        # All samples share a pass, which the widest bracket chooses. Copies are short as a rule:
+        # gallop upwards from 8 before halving.
         widest = int((high - low).argmax())
-        n = int(low[widest] + high[widest] + 1) // 2
+        least, most = int(low[widest]), int(high[widest])
+        n = least + min((most - least + 1) // 2, max(least, 8))
         asked = np.flatnonzero(open_ & (low < n) & (n <= high))
         shared = _found(rows[asked], text, n).any(-1)
         low[asked[shared]] = n
@@ -74,11 +78,16 @@ def _found(
     wanted = np.concatenate([_hashes(row, n) for row in rows])
     unique = np.unique(wanted)
     place = np.full(len(unique), -1, dtype=np.int64)
+    table = np.zeros(2 ** int(64 - SHIFT), dtype=bool)
+    table[unique >> SHIFT] = True
     for start in range(0, max(len(text) - n + 1, 0), PIECE):
         given = _hashes(text[start : start + PIECE + n - 1], n)
+        # A table of the first bits, small enough for the cache, spares most of the searches.
+        maybe = np.flatnonzero(table[given >> SHIFT])
+        given = given[maybe]
         row = np.minimum(np.searchsorted(unique, given), len(unique) - 1)
-        hit = np.flatnonzero(unique[row] == given)
-        place[row[hit]] = start + hit
+        hit = unique[row] == given
+        place[row[hit]] = start + maybe[hit]
     # Hashes propose, tokens decide: a collision cannot pass for a copy.
     number = np.searchsorted(unique, wanted)
     hit = np.flatnonzero(place[number] >= 0)

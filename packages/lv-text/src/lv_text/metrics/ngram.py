@@ -93,7 +93,8 @@ class NgramJudge:
     ) -> "NgramJudge":
         """Counts the n-grams of a corpus.
 
-        Keeps all of them: 25 M tokens of English prose need about 1 GB.
+        Keeps all of them: 26 M tokens of English prose (56 M different n-grams) took 27 to 77 s
+        and a peak of 2 GB, tokens and Python included.
 
         Arguments:
             sequences: Token ids of each document, none empty. Documents are independent.

@@ -53,9 +53,10 @@ def _check(settings: Settings) -> None:
 
 def _report(run: Run, settings: Settings) -> None:
     from apps.head_direction import figures, results
-    from apps.head_direction.cells import build, load_model, plan
+    from apps.head_direction.cells import plan
     from apps.head_direction.pool import run_cells
     from apps.head_direction.recorded import load_cells
+    from apps.head_direction.train import build, load_model
 
     cells = plan(settings)
     for cell in cells:  # what cannot work is told before anything is computed

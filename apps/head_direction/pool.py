@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from apps._runner import Run, UserError
-from apps.head_direction.cells import Cell, run_cell
+from apps.head_direction.cells import Cell
 from apps.head_direction.settings import Settings
+from apps.head_direction.train import run_cell
 from lv_neuro import Walks
 
 __all__ = ["run_cells"]

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from apps.head_direction.__main__ import main
-from apps.head_direction.cells import load_model, plan
+from apps.head_direction.cells import plan
 from apps.head_direction.settings import Settings, Sweep
+from apps.head_direction.train import load_model
 
 TINY = """
 --rectified.iterations 30 --conv.iterations 30 --linear.iterations 20 --ring.bins 40

@@ -4,6 +4,7 @@ A cell is one model with all seeds stacked, or one baseline.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -89,7 +90,10 @@ def _ablations(settings: Settings) -> list[Cell]:
     unrefined = _model(settings, "fc_table", "ablation")
     plain = asdict(replace(Training(**unrefined.training), refine=1.0))
     cells.append(replace(unrefined, name="fc-table-refine-1", training=plain))
-    local = {"isometry_reach": settings.ring.max_step, "isometry_scale": 2.0}
+    reach = settings.ring.max_step
+    # as in the short-range trial of the sibling models, or as fast as codes of norm one can be
+    speed = min(2.0, 0.99 * math.sqrt(2) / (reach * 2 * math.pi / settings.ring.bins))
+    local = {"isometry_reach": reach, "isometry_scale": speed}
     short = _model(settings, "fc_table", "ablation", anti_collapse="isometry", **local)
     return [*cells, replace(short, name="fc-table-isometry-short-range")]
 

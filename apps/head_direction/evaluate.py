@@ -1,6 +1,6 @@
 """What a trained model can do: path integration, recorded head turns, tuning."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,20 @@ from lv_neuro import (
     tuning_summary,
 )
 
-__all__ = ["evaluate"]
+__all__ = ["HeadTurns", "evaluate"]
+
+
+class HeadTurns(NamedTuple):
+    """Segments of recorded head turns."""
+
+    walks: Walks
+    """Starts, turns and headings in radians."""
+    step: float
+    """Seconds per turn."""
 
 
 def evaluate(
-    model: PathIntegrator, settings: Settings, turns: Walks | None, device: str
+    model: PathIntegrator, settings: Settings, turns: HeadTurns | None, device: str
 ) -> dict[str, Any]:
     """Returns every measure of a model or baseline; angles in degrees, one value per seed.
 
@@ -73,15 +82,16 @@ def _moments(curve: Tensor) -> Tensor:
     return (ends.round().long() - 1).unique()
 
 
-def _turns(model: PathIntegrator, turns: Walks | None, device: str) -> dict[str, Any]:
+def _turns(model: PathIntegrator, turns: HeadTurns | None, device: str) -> dict[str, Any]:
     """Returns errors on recorded head turns after some seconds, degrees."""
     if turns is None:
         return {}
-    curve = path_integration(model, turns).curve
-    seconds = [s for s in (1, 5, 10, 30) if 20 * s <= curve.shape[1]]
+    curve = path_integration(model, turns.walks).curve
+    last = {s: round(s / turns.step) - 1 for s in (1, 5, 10, 30)}
+    seconds = [s for s in last if last[s] < curve.shape[1]]
     return {
         "seconds": seconds,
-        "error": [[float(row[20 * s - 1]) for s in seconds] for row in curve],
+        "error": [[float(row[last[s]]) for s in seconds] for row in curve],
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from apps._runner.checkpoint import write
 from apps._runner.run import write_json
 from apps.head_direction.cells import Cell
-from apps.head_direction.evaluate import evaluate
+from apps.head_direction.evaluate import HeadTurns, evaluate
 from apps.head_direction.settings import Settings
 from lv_neuro import (
     AnalyticRing,
@@ -29,7 +29,6 @@ from lv_neuro import (
     SinCosRnn,
     Trainer,
     Training,
-    Walks,
 )
 from lv_neuro.baselines import RnnTrainer
 
@@ -37,7 +36,7 @@ __all__ = ["build", "load_model", "read_record", "run_cell"]
 
 
 def run_cell(
-    cell: Cell, settings: Settings, folder: Path, turns: Walks | None, device: str
+    cell: Cell, settings: Settings, folder: Path, turns: HeadTurns | None, device: str
 ) -> dict[str, Any]:
     """Trains and measures one cell, or returns what an earlier session found.
 

@@ -66,9 +66,13 @@ def check_radians(name: str, x: Tensor, *, kind: Literal["heading", "turn"] = "h
         kind: "heading" for directions, "turn" for differences of directions.
 
     Raises:
-        TypeError: If `x` holds integers.
+        TypeError: If `x` is no tensor or holds integers.
         ValueError: If a value is NaN or infinite.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"{name} must be a tensor of radians, got {type(x).__name__}: use torch.tensor({name})"
+        )
     if not x.is_floating_point():
         raise TypeError(f"{name} must hold floating-point radians, got {x.dtype}: use .float()")
     if x.numel() == 0:

@@ -181,7 +181,9 @@ def test_reads_binned_counts(tmp_path):
     assert (recording.counts.tolist(), recording.cells) == ([[1, 0]], ("x", "y"))
     assert recording.bin_seconds == 0.02
     assert load_npz(path, **names, bin_seconds=0.5, missing="drop").bin_seconds == 0.5
-    with pytest.raises(ValueError, match="no array counts, heading; there are: angle, bin_sec"):
+    with pytest.raises(
+        ValueError, match=r"no array counts, heading; .* there are: angle, bin_sec"
+    ):
         load_npz(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"own\.npz is not the \.npz it should be"):
@@ -226,7 +228,6 @@ def small_set(folder, stamps, **change):
     bins = len(stamps)
     arrays = {
         "counts_run": np.ones((bins, 2), np.uint8),
-        "counts_rem": np.zeros((3, 2), np.uint8),
         "hd_time_s": np.asarray(stamps),
         "hd_rad": np.linspace(0, 1, bins).astype(np.float32),
         "pref_hd_rad": np.zeros(2, np.float32),
@@ -360,7 +361,6 @@ def test_the_recorded_set_is_what_its_description_says():
     recorded = real_set()
     run = recorded.run
     assert run.counts.shape == (212_078, 19)
-    assert recorded.rem_counts.shape == (97_600, 19)
     assert len(run.stretches) == 113
     # counting bins stays with the camera's clock in every stretch
     path = Path(os.environ["LV_DATA"]) / "head_direction" / "adn_mouse_population.npz"

@@ -217,11 +217,17 @@ class SinCosRnn(nn.Module):
         Arguments:
             start: Headings before the first turn, radians.
             turns: Turns in radians, counter-clockwise positive.
-            noise: Expected norm of the vector added after each turn, relative to the norm of the
-                hidden state before it is added; hidden states have no fixed norm.
+            noise: Norm (root mean square) of the Gaussian vector added after each turn, relative
+                to the norm of the hidden state that it is added to; hidden states have no fixed
+                norm.
             generator: Source of the noise; None means torch's global one.
+
+        Raises:
+            ValueError: If the noise is negative, or the walks are none.
         """
         check_walks(start, turns)
+        if not noise >= 0:
+            raise ValueError(f"noise must not be negative, got {noise}")
         h = self.encode(start)
         turns = turns.to(h)
         weights = self.recurrent.mT.contiguous()

@@ -200,9 +200,10 @@ def test_epochs_are_pairs(bad, tables, recording):
         recording.epochs(bad)
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_epochs_may_be_an_array():
     both = np.array([[0.0, 0.2], [0.5, 0.7]])
-    kept = from_spikes(SPIKES, TIME, 0.3 * TIME, bin_seconds=0.1, epochs=both.tolist())
+    kept = from_spikes(SPIKES, TIME, 0.3 * TIME, bin_seconds=0.1, epochs=both)
     assert kept.starts.tolist() == pytest.approx([0, 0.1, 0.5, 0.6])
 
 
@@ -284,6 +285,7 @@ def test_warnings_of_degrees_point_at_the_line_of_the_user(tmp_path, tables):
     assert not caught
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_warnings_of_degrees_in_pynapple_objects_point_at_the_line_of_the_user():
     nap = pytest.importorskip("pynapple")
     support = nap.IntervalSet(start=0.0, end=1.0)

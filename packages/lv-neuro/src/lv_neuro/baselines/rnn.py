@@ -235,7 +235,9 @@ class SinCosRnn(nn.Module):
         for t in range(turns.shape[1]):
             h = self._cell(h, turns[:, t], weights)
             if noise:
-                drawn = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
+                drawn = torch.randn(
+                    h.shape[1:], generator=generator, dtype=h.dtype, device=h.device
+                )
                 scale = noise / math.sqrt(self.settings.units) * h.norm(dim=-1, keepdim=True)
                 h = torch.addcmul(h, scale, drawn)
             x[..., t] = self.decode(h)

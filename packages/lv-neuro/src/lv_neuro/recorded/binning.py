@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lv_neuro.angles import check_radians
 from lv_neuro.recorded.choice import check_choice
-from lv_neuro.recorded.degrees import check_angles
 from lv_neuro.recorded.epochs import disjoint
 from lv_neuro.recorded.recording import Recording
 
@@ -217,7 +217,7 @@ def _whole(counts: NDArray[Any]) -> NDArray[Any]:
 def _radians(name: str, angle: NDArray[Any]) -> NDArray[Any]:
     """Returns angles in double precision; infinite ones are refused, NaN are left."""
     double = angle.astype(np.float64)
-    check_angles(name, torch.from_numpy(double[~np.isnan(double)]))
+    check_radians(name, torch.from_numpy(double[~np.isnan(double)]))
     return double
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from lv_neuro import angles
+from lv_neuro.angles import check_radians
 from lv_neuro.recorded import movement, tuning
-from lv_neuro.recorded.degrees import check_angles
 from lv_neuro.recorded.epochs import pairs
 from lv_neuro.recorded.movement import Turns
 from lv_neuro.recorded.tuning import TuningCurves
@@ -79,7 +79,7 @@ class Recording:
                 f"heading must not be NaN, got {int(bad.sum())} of {bins}, the first at index "
                 f"{int(bad.int().argmax())}: binned_recording drops or interpolates them"
             )
-        check_angles("heading", heading)
+        check_radians("heading", heading)
         object.__setattr__(self, "heading", angles.heading(heading))
         if not 0 < self.bin_seconds < math.inf:
             raise ValueError(f"bin_seconds must be positive and finite, got {self.bin_seconds}")

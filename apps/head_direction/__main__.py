@@ -45,17 +45,32 @@ def _check(settings: Settings) -> None:
         raise UserError("variants must name at least one model")
     if settings.precision != "fp32":
         raise UserError("this app runs in float32 alone: leave out --precision")
-    if min(settings.evaluate.lengths, default=0) < 1:
-        raise UserError(f"evaluate.lengths must be positive, got {settings.evaluate.lengths}")
-    if min(settings.evaluate.noise, default=-1) < 0:
-        raise UserError(f"evaluate.noise must not be negative, got {settings.evaluate.noise}")
+    if len(set(settings.variants)) < len(settings.variants):
+        raise UserError(f"variants must name each model once, got {settings.variants}")
+    sweep, evaluate = settings.sweep, settings.evaluate
+    if bool(sweep.sigmas) != bool(sweep.neurons):
+        raise UserError("sweep.sigmas and sweep.neurons must both be given, or neither")
+    for name in ("sigmas", "neurons", "variants"):
+        if len(set(getattr(sweep, name))) < len(getattr(sweep, name)):
+            raise UserError(f"sweep.{name} must not repeat a value, got {getattr(sweep, name)}")
+    for name in ("walks", "segments", "seconds"):
+        if getattr(evaluate, name) < 1:
+            raise UserError(f"evaluate.{name} must be positive, got {getattr(evaluate, name)}")
+    if min(evaluate.lengths, default=0) < 1:
+        raise UserError(f"evaluate.lengths must be positive, got {evaluate.lengths}")
+    if 0 not in evaluate.noise or min(evaluate.noise) < 0:
+        raise UserError(
+            f"evaluate.noise must hold 0 and no negative level, got {evaluate.noise}: the claims "
+            "are about path integration without noise"
+        )
 
 
 def _report(run: Run, settings: Settings) -> None:
     from apps.head_direction import figures, results
-    from apps.head_direction.cells import build, load_model, plan
+    from apps.head_direction.cells import plan
     from apps.head_direction.pool import run_cells
     from apps.head_direction.recorded import load_cells
+    from apps.head_direction.train import build, load_model
 
     cells = plan(settings)
     for cell in cells:  # what cannot work is told before anything is computed

@@ -70,8 +70,8 @@ def path_integration(
         f"Below: mean absolute error of {walks} against turns, one panel per noise level; "
         f"{spread(shown)}. "
         "Noise is the expected norm of the vector added to the state after each turn, relative "
-        f"to the norm of the state. The dotted line is chance (90 deg); errors below {FLOOR:g} "
-        "deg lie on the lower edge."
+        "to the norm 1 of a code (recurrent networks: of their hidden state). The dotted line is "
+        f"chance (90 deg); errors below {FLOOR:g} deg lie on the lower edge."
     )
 
 
@@ -95,8 +95,9 @@ def head_turns(records: Sequence[Record], recorded: RecordedCells) -> tuple["Fig
     fig.legend(loc="outside right center", fontsize=7.5, frameon=False)
     return fig, (
         "Mean absolute error of the decoded heading while models follow "
-        f"{len(recorded.turns.start)} segments of recorded head turns "
-        f"({recorded.record['name']}) from the turns alone, in steps of 50 ms, without noise; "
+        f"{len(recorded.turns.walks.start)} segments of recorded head turns "
+        f"({recorded.record['name']}) from the turns alone, in steps of "
+        f"{1000 * recorded.turns.step:.0f} ms, without noise; "
         f"{spread(shown)}. Turns above the largest one that the models know are cut to it, in "
         "the truth as well. The dotted line is chance (90 deg); errors below "
         f"{FLOOR:g} deg lie on the lower edge."

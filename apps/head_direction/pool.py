@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from apps._runner import Run, UserError
-from apps.head_direction.cells import Cell, run_cell
+from apps.head_direction.cells import Cell
+from apps.head_direction.evaluate import HeadTurns
 from apps.head_direction.settings import Settings
-from lv_neuro import Walks
+from apps.head_direction.train import run_cell
 
 __all__ = ["run_cells"]
 
 
 def run_cells(
-    run: Run, settings: Settings, cells: Sequence[Cell], folder: Path, turns: Walks
+    run: Run, settings: Settings, cells: Sequence[Cell], folder: Path, turns: HeadTurns
 ) -> list[dict[str, Any]]:
     """Runs the cells, several at a time as processes; finished ones are only read."""
     device, found = run.device.type, {}

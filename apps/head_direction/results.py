@@ -128,14 +128,14 @@ def _marks(add: Add, record: Record) -> None:
         _list(winding),
         all(abs(abs(w) - 1) < 0.02 for w in winding),
     )
-    errors = record["paths"].get("0", {"at": {}})["at"].get("100")
-    if errors:
-        add(
-            f"C3 path integration, 100 turns, no noise, error < 2 deg: {at}",
-            "accurate path integration",
-            _list(errors, 3),
-            _below(errors, 2),
-        )
+    errors = record["paths"]["0"]["at"]
+    shortest = min(errors, key=int)
+    add(
+        f"C3 path integration, {shortest} turns, no noise, error < 2 deg: {at}",
+        "accurate path integration",
+        _list(errors[shortest], 3),
+        _below(errors[shortest], 2),
+    )
     if "topography" in values:
         order = values["topography"]
         add(
@@ -149,7 +149,7 @@ def _marks(add: Add, record: Record) -> None:
 def _integration_marks(add: Add, record: Record, records: Sequence[Record]) -> None:
     """Long walks, and the recurrent networks on the same walks."""
     paths, title = record["paths"], _title(record)
-    longest = max((int(n) for n in paths.get("0", {"at": {}})["at"]), default=0)
+    longest = max(int(n) for n in paths["0"]["at"])
     if longest >= 1000:
         errors = paths["0"]["at"][str(longest)]
         add(
@@ -178,7 +178,7 @@ def _width_mark(add: Add, record: Record, recorded: Record) -> None:
     low, high = recorded["tuning_sigma_range"]
     widths = record["report"]["tuning_sigma"]
     add(
-        f"tuning width inside the range of the {recorded['cells']} recorded cells "
+        f"tuning width inside the range of the {len(recorded['tuning_sigmas'])} recorded cells "
         f"({low:.1f} to {high:.1f} deg): {_title(record)}, every seed",
         "as in biological cells",
         _list(widths, 1),

@@ -11,7 +11,7 @@ from apps._runner import RunSettings
 from lv_neuro import Training
 from lv_neuro.baselines import RnnSettings
 from lv_neuro.losses import AntiCollapse
-from lv_neuro.model import Variant
+from lv_neuro.model import DEFAULTS, Variant
 
 __all__ = ["Baselines", "Evaluate", "Recorded", "Ring", "Settings", "Sweep"]
 
@@ -65,7 +65,7 @@ class Evaluate:
     lengths: tuple[int, ...] = (100, 1000)
     """turns after which its error is given"""
     noise: tuple[float, ...] = (0.0, 0.05, 0.1)
-    """expected norm of the noise after each turn, relative to the norm of the state"""
+    """expected norm of the noise after each turn, relative to a code's norm 1"""
     segments: int = 60
     """segments of recorded head turns"""
     seconds: int = 30
@@ -96,6 +96,10 @@ class Recorded:
     """the recorded mouse cells, a file of yours, or cells that lv-neuro makes itself"""
     path: str = ""
     """with "file": an .npz with arrays counts, heading and bin_seconds, or an .nwb file"""
+    heading: str = "heading"
+    """name of the headings in the file, in radians"""
+    missing: Literal["error", "drop", "interpolate"] = "error"
+    """what happens where the heading is not known"""
     folds: float = 30.0
     """seconds of the alternate blocks that decoding is trained and tested on"""
     window: float = 0.2
@@ -120,9 +124,9 @@ class Settings(RunSettings):
     """codes"""
     rectified: Training = Training()
     """training of fc_table and fc_taylor"""
-    conv: Training = Training(iterations=2000, lr=0.01, refine=1.0)
+    conv: Training = DEFAULTS["conv"]
     """training of conv"""
-    linear: Training = Training(iterations=2000, lr=0.005, rollout=1, refine=1.0)
+    linear: Training = DEFAULTS["linear_group"]
     """training of linear_group; linear_poly and additive are trained with lv-neuro's defaults"""
     sweep: Sweep = Sweep()
     """grid of further models"""

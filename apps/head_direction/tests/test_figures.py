@@ -11,11 +11,12 @@ import torch
 
 from apps._runner.report import save_figures
 from apps.head_direction import figures_grid, figures_paths, figures_ring, figures_tuning
-from apps.head_direction.cells import load_model, plan, run_cell
+from apps.head_direction.cells import plan
 from apps.head_direction.figure_style import broken, thinned
 from apps.head_direction.figures import draw
 from apps.head_direction.recorded import RecordedCells, load_cells
 from apps.head_direction.settings import Baselines, Evaluate, Recorded, Ring, Settings, Sweep
+from apps.head_direction.train import load_model, run_cell
 from lv_neuro import HeadDirectionModel, RnnSettings, Training
 from lv_neuro.angles import grid, wrap
 

@@ -1,5 +1,6 @@
 """The app end to end at a few steps: report, exact resume, processes, bad input."""
 
+import datetime
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from apps.head_direction.__main__ import main
-from apps.head_direction.cells import load_model, plan
+from apps.head_direction.cells import plan
 from apps.head_direction.settings import Settings, Sweep
+from apps.head_direction.train import load_model
 
 TINY = """
 --rectified.iterations 30 --conv.iterations 30 --linear.iterations 20 --ring.bins 40
@@ -115,14 +117,67 @@ def test_the_plan_holds_no_model_twice():
     assert "linear-group-sigma-0.65-neurons-100" in names  # the main one has 50
 
 
-def test_own_recording_in_degrees_is_told(tmp_path: Path):
-    degrees = np.linspace(0, 359, 4000)
-    counts = np.random.default_rng(0).poisson(0.3, (4000, 5))
-    path = tmp_path / "mine.npz"
-    np.savez(path, counts=counts, heading=degrees, bin_seconds=0.01)
-    more = ["--recorded.source", "file", "--recorded.path", str(path)]
-    with pytest.warns(UserWarning, match="degrees"):
-        main(words(*more, "--variants", "conv", "--out", str(tmp_path / "run")))
+def recording(path: Path, **changes: object) -> list[str]:
+    """Writes a recording of five cells that turn through the circle; returns the flags."""
+    x = np.linspace(0, 6.28, 4000)
+    rates = np.exp(4 * np.cos(x[:, None] - np.arange(5)) - 4)
+    arrays = {
+        "counts": np.random.default_rng(0).poisson(rates),
+        "heading": x,
+        "bin_seconds": 0.02,
+    }
+    np.savez(path, **(arrays | changes))
+    return ["--recorded.source", "file", "--recorded.path", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"heading": np.linspace(0, 359, 4000)}, "look like degrees"),
+        ({"heading": np.where(np.arange(4000) < 9, np.nan, 1.0)}, "--recorded.heading, .missing"),
+        ({"heading": np.linspace(0, 3, 4000)}, "bins of heading were never visited"),
+        ({"counts": np.ones((4000, 5), int)}, "no cell has a tuning curve"),
+    ],
+)
+def test_a_recording_that_cannot_be_compared_with_is_told(
+    changes: dict[str, object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    flags = recording(tmp_path / "mine.npz", **changes)
+    with pytest.raises(SystemExit):
+        main(words(*flags, "--variants", "conv", "--out", str(tmp_path / "run")))
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_recording_of_your_own_is_compared_with(tmp_path: Path):
+    flags = recording(tmp_path / "mine.npz")
+    more = ["--variants", "conv", "--processes", "1", "--baselines.analytic", "False"]
+    main(words(*flags, *more, "--out", str(tmp_path / "run")))
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["recorded"]
+    assert found["cells"] == 5
+    # tuning exp(4 cos) is 30 degrees wide
+    assert 25 < found["tuning_sigma"] < 33
+
+
+def test_an_nwb_recording_is_compared_with(tmp_path: Path):
+    nap = pytest.importorskip("pynapple")
+    from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+
+    assert nap  # it reads the file
+    rng, t = np.random.default_rng(0), np.arange(0, 80, 0.02)
+    x = t * (6.28 / 80)
+    file = NWBFile("made up", "lv", datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+    series = TimeSeries(name="head", data=x, unit="rad", timestamps=t)
+    file.add_acquisition(series)
+    for cell in range(3):
+        times = t[rng.random(len(t)) < np.exp(4 * np.cos(x - 2 * cell) - 4)]
+        file.add_unit(spike_times=times)
+    with NWBHDF5IO(tmp_path / "mine.nwb", "w") as io:
+        io.write(file)
+    flags = ["--recorded.source", "file", "--recorded.path", str(tmp_path / "mine.nwb")]
+    flags += ["--recorded.heading", "head", "--variants", "conv", "--processes", "1"]
+    main(words(*flags, "--baselines.analytic", "False", "--out", str(tmp_path / "run")))
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["recorded"]
+    assert found["cells"] == 3
 
 
 @pytest.mark.parametrize(
@@ -134,7 +189,12 @@ def test_own_recording_in_degrees_is_told(tmp_path: Path):
         (["--ring.kernel-width", "10"], "kernel_width must be odd"),
         (["--ring.max-step", "20"], "max_step must lie between"),
         (["--recorded.source", "file"], "recorded.path names no file"),
-        (["--evaluate.noise", "-0.1"], "evaluate.noise must not be negative"),
+        (["--ring.sigma", "37"], "is it in degrees"),
+        (["--evaluate.noise", "0", "-0.1"], "no negative level"),
+        (["--evaluate.noise", "0.1"], "evaluate.noise must hold 0"),
+        (["--evaluate.seconds", "0"], "evaluate.seconds must be positive"),
+        (["--variants", "conv", "conv"], "each model once"),
+        (["--sweep.sigmas", "0.8"], "must both be given"),
         (["--precision", "bf16"], "float32"),
     ],
 )

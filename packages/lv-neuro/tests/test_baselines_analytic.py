@@ -24,6 +24,12 @@ def continuous_walks(generator, walks=50, steps=200):
     return start, turns, start[:, None] + turns.cumsum(1)
 
 
+def shift_matrix(model, dx):
+    """What a step multiplies codes with: neuron i's unit vector becomes column i."""
+    impulses = torch.eye(model.neurons, dtype=DOUBLE)
+    return torch.stack([model.step(impulses[None], x.expand(model.neurons))[0].mT for x in dx])
+
+
 # Codes
 
 
@@ -68,7 +74,7 @@ def test_nothing_is_learned():
 @pytest.mark.parametrize("neurons", [99, 100])
 def test_a_turn_by_grid_steps_is_a_permutation(neurons):
     model = ring(neurons=neurons)
-    matrix = model.shift_matrix(torch.tensor(3 * 2 * math.pi / neurons, dtype=DOUBLE))
+    matrix = shift_matrix(model, torch.tensor([3 * 2 * math.pi / neurons], dtype=DOUBLE))[0]
     wanted = torch.eye(neurons, dtype=DOUBLE).roll(3, 0)
     torch.testing.assert_close(matrix, wanted, atol=1e-12, rtol=0)
     assert (matrix - wanted.mT).abs().max() > 0.5  # the other direction
@@ -77,7 +83,7 @@ def test_a_turn_by_grid_steps_is_a_permutation(neurons):
 def test_shift_matrices_are_circulant_and_do_what_a_step_does(generator):
     model = ring(neurons=24, kappa=2.0)
     dx = torch.tensor([0.13, -1.2, 4.0], dtype=DOUBLE)
-    matrices = model.shift_matrix(dx)
+    matrices = shift_matrix(model, dx)
     torch.testing.assert_close(matrices.roll((1, 1), (1, 2)), matrices)
     v = torch.randn(1, 3, 24, generator=generator, dtype=DOUBLE)
     torch.testing.assert_close((matrices @ v[0, :, :, None])[..., 0], model.step(v, dx)[0])
@@ -85,8 +91,7 @@ def test_shift_matrices_are_circulant_and_do_what_a_step_does(generator):
 
 def test_shift_matrices_represent_the_rotation_group():
     model = ring(neurons=25, kappa=2.0)
-    a, b = torch.tensor(0.3, dtype=DOUBLE), torch.tensor(1.1, dtype=DOUBLE)
-    A, B, both = (model.shift_matrix(x) for x in (a, b, a + b))
+    A, B, both = shift_matrix(model, torch.tensor([0.3, 1.1, 0.3 + 1.1], dtype=DOUBLE))
     torch.testing.assert_close(A @ B, both)
     torch.testing.assert_close(A.mT @ A, torch.eye(25, dtype=DOUBLE))
     assert (A @ B.mT - both).abs().max() > 0.1
@@ -177,6 +182,19 @@ def test_noise_adds_up_like_a_random_walk():
         # 400 walks: the standard error of a standard deviation is 1 / sqrt(800) = 3.5 %
         assert abs(float(error[:, t - 1].std()) / wanted - 1) < 0.18
     assert error[:, 99].std() > 1.5 * error[:, 24].std()
+
+
+def test_the_norm_of_noise_is_absolute(generator):
+    # a ring whose codes have norm 3 gets the same noise, not three times as much
+    model, big = ring(), ring()
+    big.bump, zeros = 3 * big.bump, torch.zeros(100, 1, dtype=DOUBLE)
+    added = []
+    for one in (model, big):
+        clean = one.integrate(zeros[:, 0], zeros).state
+        noisy = one.integrate(zeros[:, 0], zeros, noise=0.3, generator=generator).state
+        added.append(float((noisy - clean).square().sum(-1).mean().sqrt()))
+    # the mean square of 100 * 100 normals has a standard error of 1.4 %
+    assert added == pytest.approx([0.3, 0.3], rel=0.035)
 
 
 def test_noise_comes_from_the_generator_alone():

@@ -46,13 +46,15 @@ def test_even_weights_hold_the_wanted_bump_when_hardly_regularized(neurons):
 
 
 def test_even_weights_are_even_and_odd_weights_their_derivative(ring):
-    torch.testing.assert_close(ring.even, ring.even.mT)
-    torch.testing.assert_close(ring.odd, -ring.odd.mT)
+    # from neuron j (column) to neuron i (row)
+    even, odd = (half.mT for half in ring.weights.chunk(2, 1))
+    torch.testing.assert_close(even, even.mT)
+    torch.testing.assert_close(odd, -odd.mT)
     # the derivative of the kernel by central differences of a band-limited shift
-    kernel, small = ring.even[:, 0], 1e-5
+    kernel, small = even[:, 0], 1e-5
     ahead, behind = (shift(kernel, torch.tensor(x, dtype=DOUBLE)) for x in (-small, small))
-    torch.testing.assert_close(ring.odd[:, 0], (ahead - behind) / (2 * small), atol=1e-6, rtol=0)
-    assert (ring.odd[:, 0] + (ahead - behind) / (2 * small)).abs().max() > 0.01
+    torch.testing.assert_close(odd[:, 0], (ahead - behind) / (2 * small), atol=1e-6, rtol=0)
+    assert (odd[:, 0] + (ahead - behind) / (2 * small)).abs().max() > 0.01
 
 
 # The bump

@@ -8,7 +8,7 @@ import torch
 
 from lv_core import stream
 from lv_neuro.angles import angular_distance, grid
-from lv_neuro.baselines import RnnSettings, RnnTrainer, SinCosRnn
+from lv_neuro.baselines import AnalyticRing, RingAttractor, RnnSettings, RnnTrainer, SinCosRnn
 from lv_neuro.walks import Walks, random_walks
 
 DOUBLE = torch.float64
@@ -244,6 +244,14 @@ def test_noise_is_relative_to_the_norm_of_the_state():
         one.start, one.turns, noise=0.3, generator=torch.Generator().manual_seed(2)
     ).state
     torch.testing.assert_close(again, noisy, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [-1.0, math.nan])
+def test_no_baseline_takes_negative_noise(noise):
+    one = walks(2, 3)
+    for model in (SinCosRnn(QUICK), AnalyticRing(), RingAttractor()):
+        with pytest.raises(ValueError, match=f"noise must not be negative, got {noise}"):
+            model.integrate(one.start, one.turns, noise=noise)
 
 
 # Tuning

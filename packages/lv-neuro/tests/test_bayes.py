@@ -3,6 +3,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -300,7 +301,9 @@ def test_time_helps_and_wrong_rates_hurt_in_the_recorded_mouse():
 def test_decodes_rem_sleep_where_nobody_knows_the_heading():
     recorded = real_run()
     decoder = BayesianDecoder.fit(recorded.run, walk=0.65)
-    counts = recorded.rem_counts.view(-1, 20, 19).sum(1)
+    path = Path(os.environ["LV_DATA"]) / "head_direction" / "adn_mouse_population.npz"
+    with np.load(path) as arrays:
+        counts = torch.from_numpy(arrays["counts_rem"]).view(-1, 20, 19).sum(1)
     found = decoder.posterior(counts, 0.2)
     assert found.shape == (4880, 60)
     assert torch.allclose(found.sum(1), torch.ones(4880), atol=1e-5)

@@ -142,14 +142,16 @@ def test_gradients_reach_the_two_rows_between_which_a_heading_lies():
 # Decoding
 
 
-@pytest.mark.parametrize(("bins", "share"), [(100, 0.01), (60, 0.06), (40, 0.25)])
+@pytest.mark.parametrize(("bins", "share"), [(200, 0.01), (100, 0.01), (40, 0.02), (12, 0.05)])
 def test_codes_decode_to_their_headings_finer_than_the_grid(bins, share):
     code = bumps(bins=bins)
     x = torch.linspace(0, TURN, 998, dtype=DOUBLE)
     v = code.encode(x).detach()
     error = angular_distance(code.decode(v)[0], x).detach()
-    # the softmax is sigma / sqrt(200) = 0.046 rad wide: coarse bins are read less finely
     assert error.max() < share * TURN / bins
+    if bins < 60:  # a fixed sharpness reads coarse bins less finely
+        fixed = angular_distance(code.decode(v, sharpness=200.0)[0], x).detach()
+        assert fixed.max() > 5 * share * TURN / bins
     nearest = angular_distance(code.decode(v, sharpness=1e5)[0], x).detach()
     assert nearest.max() > 0.4 * TURN / bins  # the nearest row alone is worse
 
@@ -180,8 +182,9 @@ def test_each_seed_decodes_with_its_own_book():
     code = RingCode(bins=12, neurons=40, seeds=(0, 1))
     x = grid(12)
     v = code.encode(x)
-    assert angular_distance(code.decode(v), x).max() < 0.02
-    assert angular_distance(code.decode(v.flip(0)), x).max() > 0.5
+    # untrained codes are no ring: their neighbors are no closer than others
+    assert angular_distance(code.decode(v, sharpness=200.0), x).max() < 0.02
+    assert angular_distance(code.decode(v.flip(0), sharpness=200.0), x).max() > 0.5
 
 
 def test_the_gram_matrix_holds_all_products():

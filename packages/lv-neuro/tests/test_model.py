@@ -58,6 +58,7 @@ def trained():
         ({"sigma": 0.0}, r"sigma must be positive \(radians\), got 0.0"),
         ({"sigma": math.nan}, r"sigma must be positive \(radians\), got nan"),
         ({"bins": 7}, r"bins \(N\) must be at least 8, got 7"),
+        ({"sigma": 37.0}, r"sigma must be at most pi radians, got 37: is it in degrees"),
         ({"neurons": 1}, r"neurons \(d\) must be at least 2, got 1"),
         ({"bins": 9}, r"bins \(N\) is too small .* one bin is 0.698 rad, sigma is 0.65 .* 10 bin"),
         ({"neurons": 9}, r"neurons \(d\) is too small .* sigma = 0.65 .* at least 10 .* got 9"),
@@ -91,6 +92,41 @@ def test_what_cannot_work_is_refused_with_its_remedy(options, message, request):
         request.getfixturevalue("wrong_types")
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("v", "dx", "message"),
+    [
+        (
+            (4, 30),
+            (4,),
+            r"\(2, ..., 30\), got \(4, 30\); seeds come first",
+        ),
+        ((2, 4, 7), (4,), r"= \(2, ..., 30\), got \(2, 4, 7\)"),
+        ((2, 4, 30), (3,), r"broadcasts to .* got \(2, 4, 30\) and \(3,\)"),
+        ((2, 30), (), r"got \(2, 30\) and \(\); encode a single heading as"),
+    ],
+)
+def test_codes_and_turns_that_do_not_fit_are_refused(v, dx, message, wrong_types):
+    with pytest.raises(ValueError, match=message):
+        make(seeds=2).step(torch.rand(v), torch.rand(dx))
+
+
+def test_codes_of_another_size_do_not_decode(wrong_types):
+    with pytest.raises(ValueError, match="seeds come first"):
+        make(seeds=2).decode(torch.rand(4, 30))
+
+
+def test_fields_of_the_training_are_changed_one_by_one():
+    model = make(variant="conv", kernel_width=11)
+    model.fit(iterations=1, lr=0.5)
+    same = make(variant="conv", kernel_width=11)
+    same.fit(replace(same.default_training(), iterations=1, lr=0.5))
+    torch.testing.assert_close(model.codes, same.codes)
+    with pytest.raises(TypeError, match="no_such"):
+        model.fit(no_such=1.0)
+    with pytest.raises(ValueError, match=r"rollout must be a whole number, got 2.5"):
+        model.fit(rollout=2.5)
 
 
 def test_sizes_matter_only_to_the_losses_that_need_them():

@@ -1,5 +1,6 @@
 """Angles on the circle: wrapping, grids, means, and the check for degrees given by mistake."""
 
+import inspect
 import math
 import warnings
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 __all__ = ["angular_distance", "check_radians", "circular_mean", "grid", "heading", "wrap"]
 
 TURN = 2 * math.pi
+PACKAGE = __name__.partition(".")[0]
 
 
 def wrap(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -66,9 +68,13 @@ def check_radians(name: str, x: Tensor, *, kind: Literal["heading", "turn"] = "h
         kind: "heading" for directions, "turn" for differences of directions.
 
     Raises:
-        TypeError: If `x` holds integers.
+        TypeError: If `x` is no tensor or holds integers.
         ValueError: If a value is NaN or infinite.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"{name} must be a tensor of radians, got {type(x).__name__}: use torch.tensor({name})"
+        )
     if not x.is_floating_point():
         raise TypeError(f"{name} must hold floating-point radians, got {x.dtype}: use .float()")
     if x.numel() == 0:
@@ -84,7 +90,18 @@ def check_radians(name: str, x: Tensor, *, kind: Literal["heading", "turn"] = "h
         usual = "[0, 2 pi)" if kind == "heading" else "[-pi, pi)"
         warnings.warn(
             f"{name} reaches {largest:.4g}: radians are expected, usually in {usual}; values "
-            "above 2 pi look like degrees. Convert with torch.deg2rad if they are.",
+            "above 2 pi look like degrees. Convert with deg2rad if they are.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=_outside(),
         )
+
+
+def _outside() -> int:
+    """Returns the stacklevel, for its caller, of the first frame outside of this package.
+
+    Functions that check call each other, so that the line to blame is at no fixed distance.
+    """
+    level, frame = 0, inspect.currentframe()
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+        level, frame = level + 1, frame.f_back
+    return level

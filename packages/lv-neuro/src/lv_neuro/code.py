@@ -79,7 +79,7 @@ class RingCode(nn.Module):
         return nn.functional.normalize(v, dim=-1)
 
     def decode(
-        self, v: Float[Tensor, "seeds *batch neurons"], *, sharpness: float = 200.0
+        self, v: Float[Tensor, "seeds *batch neurons"], *, sharpness: float | None = None
     ) -> Float[Tensor, "seeds ..."]:
         """Returns the heading whose code is nearest to v, finer than the grid.
 
@@ -87,13 +87,26 @@ class RingCode(nn.Module):
 
         Arguments:
             v: Codes of norm about 1.
-            sharpness: Inverse temperature of the softmax; infinity would be the nearest row.
+            sharpness: Inverse temperature of the softmax; infinity would be the nearest row. None
+                means what gives neighbouring rows a share, see `sharpness`: about 200 for 100
+                headings and a kernel of 0.65 rad.
 
         Returns:
             Headings in [0, 2 pi).
         """
         flat = v[:, None].flatten(1, -2)  # the new axis serves v without a batch
-        return heading_of(flat @ self.table.mT, sharpness).view(v.shape[:-1])
+        sharp = self.sharpness()[:, None, None] if sharpness is None else sharpness
+        return heading_of(flat @ self.table.mT, sharp).view(v.shape[:-1])
+
+    def sharpness(self) -> Float[Tensor, " seeds"]:
+        """Returns 0.93 / mean (1 - <V_n, V_{n+1}>): the softmax then weighs a neighbour by 0.4.
+
+        A fixed number decodes coarse grids and narrow kernels to the nearest row, which is off by
+        a quarter of a bin on average; this one is off by less than a tenth of that.
+        """
+        table = self.table.detach()
+        apart = 1 - (table * table.roll(-1, 1)).sum(-1).mean(-1)
+        return 0.93 / apart.clamp_min(1e-6)  # a collapsed code has no neighbours
 
     def gram(self) -> Float[Tensor, "seeds bins bins"]:
         """Returns the inner products <V_n, V_m> of all codes."""
@@ -104,7 +117,9 @@ class RingCode(nn.Module):
         return self.table[seeds.view(-1, *[1] * (n.dim() - 1)), n]
 
 
-def heading_of(scores: Float[Tensor, "*batch bins"], sharpness: float) -> Float[Tensor, "*batch"]:
+def heading_of(
+    scores: Float[Tensor, "*batch bins"], sharpness: float | Tensor
+) -> Float[Tensor, "*batch"]:
     """Returns the circular mean of the grid's headings under softmax(sharpness * scores)."""
     weight = torch.softmax(sharpness * scores, dim=-1)
     x = grid(scores.shape[-1], like=scores)

@@ -12,7 +12,7 @@ from lv_neuro.angles import check_radians
 from lv_neuro.transforms.base import Stepper
 from lv_neuro.walks import Integration
 
-__all__ = ["apply_turn", "check_walks", "integrate"]
+__all__ = ["apply_turn", "check_codes", "check_walks", "integrate"]
 
 # Shape legend: S stacked seeds, B walks, T time, d neurons.
 
@@ -31,6 +31,29 @@ def check_walks(start: Tensor, turns: Tensor) -> None:
         )
     check_radians("start", start)
     check_radians("turns", turns, kind="turn")
+
+
+def check_codes(v: Tensor, *, seeds: int, neurons: int, turns: Tensor | None = None) -> None:
+    """Refuses what is no batch of codes of a model, and turns that do not fit it.
+
+    Raises:
+        ValueError: Names the shapes.
+    """
+    if v.ndim < 2 or v.shape[0] != seeds or v.shape[-1] != neurons:
+        raise ValueError(
+            f"v must have shape (seeds, ..., neurons) = ({seeds}, ..., {neurons}), got "
+            f"{tuple(v.shape)}; seeds come first, also when there is one"
+        )
+    if turns is None:
+        return
+    sizes = zip(reversed(turns.shape), reversed(v.shape[:-1]), strict=False)
+    fits = v.ndim == 3 and turns.ndim <= 2 and all(a in (1, b) for a, b in sizes)
+    if not fits:
+        raise ValueError(
+            "v must have shape (seeds, batch, neurons) and dx one that broadcasts to (seeds, "
+            f"batch), got {tuple(v.shape)} and {tuple(turns.shape)}; encode a single heading as "
+            "torch.tensor([x])"
+        )
 
 
 def apply_turn(
@@ -79,8 +102,9 @@ def integrate(
         largest: Largest turn the stepper takes, in radians.
         mode: "vanilla" never looks at a heading again; "reencode" decodes after each turn and
             goes on from the code of the decoded heading.
-        noise: Expected norm of the vector added after each turn, relative to a code's norm 1.
-        generator: Source of the noise; None means torch's global one.
+        noise: Expected norm of the vector added after each turn, relative to a code's norm 1
+            (the state of a linear model may have grown beyond it).
+        generator: Source of the noise, the same for all seeds; None means torch's global one.
 
     Returns:
         Decoded headings after each turn, and the last codes (before re-encoding).
@@ -110,8 +134,10 @@ def integrate(
         else:
             v = apply_turn(stepper, v, turns[:, t], largest=largest)
         if noise:
+            # One draw for all seeds, as they have one set of walks: a seed's errors do not depend
+            # on what it is stacked with.
             v = v + scale * torch.randn(
-                v.shape, generator=generator, dtype=v.dtype, device=v.device
+                v.shape[1:], generator=generator, dtype=v.dtype, device=v.device
             )
         x[..., t] = decode(v)
     return Integration(x, v)

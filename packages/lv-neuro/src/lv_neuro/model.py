@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lv_neuro.analysis.summary import TuningSummary, tuning_summary
 from lv_neuro.angles import check_radians
 from lv_neuro.code import RingCode
-from lv_neuro.integration import apply_turn, integrate
+from lv_neuro.integration import apply_turn, check_codes, integrate
 from lv_neuro.losses import (
     AntiCollapse,
     check_isometry,
@@ -168,26 +168,26 @@ class HeadDirectionModel(nn.Module):
         self,
         training: Training | None = None,
         *,
-        iterations: int | None = None,
         callback: Callable[[int, Losses], None] | None = None,
+        **changes: float,
     ) -> Losses:
         """Trains all seeds; who wants to save and resume drives a `Trainer` instead.
 
         Arguments:
-            training: Settings; None means those that suit the variant.
-            iterations: Replaces `training.iterations`.
+            training: Settings; None means those that suit the variant, `default_training()`.
             callback: Called with the number of updates done and the losses, e.g. for progress;
                 every update, so it should do little.
+            changes: Fields of `Training` that are replaced, such as `iterations=500`.
 
         Returns:
             The losses of the last update, one value per seed.
 
         Raises:
             FloatingPointError: If training diverges.
+            TypeError: If `changes` names no field of `Training`.
         """
         settings = self.default_training() if training is None else training
-        if iterations is not None:
-            settings = replace(settings, iterations=iterations)
+        settings = replace(settings, **cast(dict[str, Any], changes))
         trainer = Trainer(self, settings)
         losses = trainer.step()
         for done in range(1, settings.iterations):
@@ -240,12 +240,13 @@ class HeadDirectionModel(nn.Module):
         return self.code.table.detach()
 
     def encode(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "seeds *batch neurons"]:
-        """Returns the codes of headings x (radians)."""
+        """Returns the codes of headings x (radians, a tensor)."""
         check_radians("x", x)
         return self.code.encode(x.to(self.code.table.device))
 
     def decode(self, v: Float[Tensor, "seeds *batch neurons"]) -> Float[Tensor, "seeds ..."]:
         """Returns the headings that codes stand for, in [0, 2 pi)."""
+        check_codes(v, seeds=len(self.seeds), neurons=self.neurons)
         return self.code.decode(v) if self.readout is None else self.readout.decode(v)
 
     def step(
@@ -257,8 +258,12 @@ class HeadDirectionModel(nn.Module):
             v: Codes.
             dx: Turns in radians, counter-clockwise positive, that broadcast to `(seeds, batch)`;
                 larger ones than `transformation.largest_turn` are split into equal parts.
+
+        Raises:
+            ValueError: If `v` has other axes, or `dx` does not fit it.
         """
         check_radians("dx", dx, kind="turn")
+        check_codes(v, seeds=len(self.seeds), neurons=self.neurons, turns=dx)
         largest = self.transformation.largest_turn
         return apply_turn(self.transformation.stepper(), v, dx.to(v), largest=largest)
 

@@ -40,7 +40,7 @@ def report(
     Angles in this table are in DEGREES, as in the tables of the field.
 
     Arguments:
-        model: The model; all measures are of its active neurons.
+        model: The model; tuning is that of its active neurons.
         walks: Walks of path integration.
         lengths: Turns after which its error is given.
         noise: Expected norms of the noise added after each turn, relative to a code's norm 1.

@@ -16,6 +16,11 @@ def check_sizes(*, neurons: int, bins: int, sigma: float, anti_collapse: str) ->
         raise ValueError(f"unknown anti_collapse {anti_collapse!r}; there are: {', '.join(kinds)}")
     if not sigma > 0:
         raise ValueError(f"sigma must be positive (radians), got {sigma}")
+    if anti_collapse in ("kernel", "von_mises") and sigma > torch.pi:
+        raise ValueError(
+            f"sigma must be at most pi radians, got {sigma:g}: is it in degrees? a kernel that "
+            "wide is nearly constant and lets the codes collapse"
+        )
     if bins < 8:
         raise ValueError(f"bins (N) must be at least 8, got {bins}")
     if neurons < 2:
@@ -34,5 +39,6 @@ def check_sizes(*, neurons: int, bins: int, sigma: float, anti_collapse: str) ->
     if neurons < needed:
         raise ValueError(
             f"neurons (d) is too small for the kernel: sigma = {sigma:.3g} rad has harmonics that "
-            f"need at least {needed} neurons, got {neurons}; raise neurons or sigma"
+            f"need at least {needed} neurons, got {neurons}; raise neurons (a ring that "
+            "integrates well takes several times as many) or sigma"
         )

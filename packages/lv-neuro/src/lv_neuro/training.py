@@ -58,6 +58,9 @@ class Training:
         Raises:
             ValueError: Names the field and its range.
         """
+        for name in ("iterations", "rollout"):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}")
         for name in ("iterations", "lr", "rollout", "clip", "refine"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

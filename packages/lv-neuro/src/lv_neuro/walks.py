@@ -50,7 +50,8 @@ class PathIntegrator(Protocol):
             start: Headings before the first turn, shape `(walks,)`, radians.
             turns: Turns, shape `(walks, time)`, radians.
             noise: Expected norm of the vector added to the state after each turn, relative to
-                the norm of the state: `v_t = F(v_{t-1}, dx_t) + noise * randn / sqrt(d)`.
+                the norm 1 of a code: `v_t = F(v_{t-1}, dx_t) + noise * randn / sqrt(d)`. A state
+                without such a norm takes its own at that moment.
             generator: Source of the noise; None means torch's global one.
         """
         ...

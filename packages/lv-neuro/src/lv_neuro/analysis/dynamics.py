@@ -92,7 +92,7 @@ def path_integration(
         integrator: Model or baseline.
         walks: Walks with the true headings, e.g. from `random_walks`.
         noise: Expected norm of the vector added to the state after each turn, relative to the norm
-            of the state. Errors grow with it as sqrt(time): report it beside every error.
+            1 of a code. Errors grow with it as sqrt(time): report it beside every error.
         generator: Source of the noise; None means torch's global one.
 
     Raises:
@@ -196,7 +196,7 @@ def error_correction(
     codes = _codes(model)
     seeds, bins, neurons = codes.shape
     noise = torch.randn(
-        (seeds, len(scales), bins, neurons),
+        (len(scales), bins, neurons),  # one draw for all seeds, so that stacking changes nothing
         generator=generator,
         dtype=codes.dtype,
         device=codes.device,

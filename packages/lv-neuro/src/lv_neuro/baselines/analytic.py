@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lv_neuro.angles import check_radians, grid
-from lv_neuro.baselines.ring import circulant, shift, unit_bump
+from lv_neuro.baselines.ring import shift, unit_bump
 from lv_neuro.code import heading_of
 from lv_neuro.integration import integrate
 from lv_neuro.walks import Integration
@@ -144,12 +144,6 @@ class AnalyticRing(nn.Module):
         check_radians("dx", dx, kind="turn")
         return shift(v, dx)
 
-    def shift_matrix(self, dx: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch neurons neurons"]:
-        """Returns the circulant matrices C(dx); a permutation where d dx / 2 pi is whole."""
-        impulse = torch.zeros_like(self.bump)
-        impulse[0] = 1
-        return circulant(shift(impulse, dx))
-
     def integrate(
         self,
         start: Float[Tensor, " walks"],
@@ -163,9 +157,13 @@ class AnalyticRing(nn.Module):
         Arguments:
             start: Headings before the first turn, radians.
             turns: Turns in radians, counter-clockwise positive.
-            noise: Expected norm of the vector added after each turn, relative to a code's
-                norm 1. Nothing damps it, so after T turns its norm is noise * sqrt(T).
+            noise: Norm (root mean square) of the Gaussian vector added after each turn. A code
+                has norm 1; what is added does not grow with the norm of the momentary state.
+                Nothing damps it: after T turns the sum has norm noise * sqrt(T).
             generator: Source of the noise; None means torch's global one.
+
+        Raises:
+            ValueError: If the noise is negative, or the walks are none.
         """
         return integrate(
             shift,

@@ -115,16 +115,6 @@ class RingAttractor(nn.Module):
         """Settled rates at the grid's headings: row n belongs to heading 2 pi n / bins."""
         return self.encode(grid(self.bins, like=self.bump))
 
-    @property
-    def even(self) -> Float[Tensor, "neurons neurons"]:
-        """W, from neuron j (column) to neuron i (row)."""
-        return self.weights[:, : self.neurons].mT
-
-    @property
-    def odd(self) -> Float[Tensor, "neurons neurons"]:
-        """W', from neuron j (column) to neuron i (row)."""
-        return self.weights[:, self.neurons :].mT
-
     def encode(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "seeds *batch neurons"]:
         """Returns the settled bump at headings x (radians)."""
         check_radians("x", x)
@@ -196,9 +186,13 @@ class RingAttractor(nn.Module):
         Arguments:
             start: Headings before the first turn, radians.
             turns: Turns in radians, counter-clockwise positive; each lasts `turn_time`.
-            noise: Expected norm of the vector added to the rates after each turn, relative to
-                the settled bump's norm 1.
+            noise: Norm (root mean square) of the Gaussian vector added to the rates after each
+                turn, once per turn also where turns are split. The settled bump has norm 1; what
+                is added does not grow with the norm of the momentary rates.
             generator: Source of the noise; None means torch's global one.
+
+        Raises:
+            ValueError: If the noise is negative, or the walks are none.
         """
         return integrate(
             self._turn,

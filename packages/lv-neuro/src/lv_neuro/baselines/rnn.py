@@ -217,11 +217,17 @@ class SinCosRnn(nn.Module):
         Arguments:
             start: Headings before the first turn, radians.
             turns: Turns in radians, counter-clockwise positive.
-            noise: Expected norm of the vector added after each turn, relative to the norm of the
-                hidden state before it is added; hidden states have no fixed norm.
+            noise: Norm (root mean square) of the Gaussian vector added after each turn, relative
+                to the norm of the hidden state that it is added to; hidden states have no fixed
+                norm.
             generator: Source of the noise; None means torch's global one.
+
+        Raises:
+            ValueError: If the noise is negative, or the walks are none.
         """
         check_walks(start, turns)
+        if not noise >= 0:
+            raise ValueError(f"noise must not be negative, got {noise}")
         h = self.encode(start)
         turns = turns.to(h)
         weights = self.recurrent.mT.contiguous()
@@ -229,7 +235,9 @@ class SinCosRnn(nn.Module):
         for t in range(turns.shape[1]):
             h = self._cell(h, turns[:, t], weights)
             if noise:
-                drawn = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device)
+                drawn = torch.randn(
+                    h.shape[1:], generator=generator, dtype=h.dtype, device=h.device
+                )
                 scale = noise / math.sqrt(self.settings.units) * h.norm(dim=-1, keepdim=True)
                 h = torch.addcmul(h, scale, drawn)
             x[..., t] = self.decode(h)

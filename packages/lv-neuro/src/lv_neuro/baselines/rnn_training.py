@@ -24,6 +24,7 @@ class RnnTrainer:
     clipped alone: stacking changes the result of a seed by rounding only.
 
     Example:
+        >>> rnn = SinCosRnn(RnnSettings(iterations=20), seeds=2)
         >>> trainer = RnnTrainer(rnn)
         >>> loss = trainer.step()
         >>> saved = {"rnn": rnn.state_dict(), "trainer": trainer.state_dict()}

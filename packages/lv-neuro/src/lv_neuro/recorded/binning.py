@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lv_neuro.angles import check_radians
+from lv_neuro.recorded.choice import check_choice
+from lv_neuro.recorded.epochs import disjoint
 from lv_neuro.recorded.recording import Recording
 
 __all__ = ["Array", "Missing", "binned_recording", "from_spikes"]
@@ -46,6 +47,7 @@ def binned_recording(
         ValueError: If an argument is out of range, or headings are missing and `missing` is
             "error".
     """
+    check_choice("missing", missing, get_args(Missing))
     spikes, angle = np.asarray(counts), np.asarray(heading)
     if angle.ndim != 1 or spikes.ndim != 2 or angle.shape[0] != spikes.shape[0]:
         raise ValueError(
@@ -122,6 +124,7 @@ def from_spikes(
         ValueError: If times are not sorted, lengths differ, nothing is left, or headings are
             missing and `missing` is "error".
     """
+    check_choice("missing", missing, get_args(Missing))
     if not 0 < bin_seconds < math.inf:
         raise ValueError(f"bin_seconds must be positive and finite, got {bin_seconds}")
     if not spikes:
@@ -158,7 +161,10 @@ def from_spikes(
     keep = bad[right + 1] == bad[left]
     start, stop = start[keep], stop[keep]
     if start.size == 0:
-        raise ValueError(f"the heading is known in no time bin; {REMEDY}, or a larger max_gap")
+        raise ValueError(
+            f"the heading is known in no time bin; {REMEDY}, or a larger max_gap"
+            f"{_unit(gap, max_gap)}"
+        )
     columns = [
         np.searchsorted(train, stop) - np.searchsorted(train, start) for train in trains.values()
     ]
@@ -184,13 +190,7 @@ def _bins(
     when: NDArray[Any], epochs: Sequence[tuple[float, float]] | None, bin_seconds: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns starts and ends of the bins; neighbors share an edge: no spike counts twice."""
-    parts = [(-math.inf, math.inf)] if epochs is None else sorted((a, b) for a, b in epochs)
-    for (start, stop), (following, _) in pairwise([*parts, (math.inf, math.inf)]):
-        if not start < stop <= following:
-            raise ValueError(
-                "epochs must end after their start and not overlap, got one from "
-                f"{start:.6g} to {stop:.6g} s before one that starts at {following:.6g} s"
-            )
+    parts = [(-math.inf, math.inf)] if epochs is None else disjoint("epochs", epochs)
     edges = []
     for start, stop in parts:
         first, last = max(start, float(when[0])), min(stop, float(when[-1]))
@@ -260,5 +260,13 @@ def _refuse(
         raise ValueError(
             f"heading_time must have no gap above max_gap = {max_gap} s, got {int(long.sum())}, "
             f"the first of {when[known[first + 1]] - when[known[first]]:.6g} s after index "
-            f"{int(known[first])}: {REMEDY}, or a larger max_gap"
+            f"{int(known[first])}: {REMEDY}, or a larger max_gap{_unit(np.diff(when), max_gap)}"
         )
+
+
+def _unit(step: NDArray[Any], max_gap: float) -> str:
+    """Returns a question to add to advice on gaps if most steps, not a few, are too long."""
+    usual = float(np.median(step))
+    return (
+        f"; the usual step is {usual:.6g} s: are the times in seconds?" if usual > max_gap else ""
+    )

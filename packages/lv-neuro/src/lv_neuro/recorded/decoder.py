@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from lv_neuro.angles import angular_distance, circular_mean
+from lv_neuro.recorded.choice import check_choice
 from lv_neuro.recorded.recording import Recording, whole_bins
 from lv_neuro.recorded.smoothing import forward_backward
 from lv_neuro.recorded.tuning import TuningCurves, circular_kernel
@@ -68,6 +69,7 @@ class BayesianDecoder:
     (it grows as the root of time); None means windows are independent."""
 
     def __post_init__(self) -> None:
+        check_choice("prior", self.prior, get_args(Prior))
         if not 0 < self.floor < math.inf:
             raise ValueError(f"floor must be positive (Hz), got {self.floor}")
         if self.walk is not None and not 0 < self.walk < math.inf:
@@ -160,8 +162,10 @@ class BayesianDecoder:
                 posterior.
 
         Raises:
-            ValueError: If the window does not fit, or the number of cells differs.
+            ValueError: If the window does not fit, the number of cells differs, or nobody knows
+                the estimate.
         """
+        check_choice("estimate", estimate, get_args(Estimate))
         coarse = recording.rebin(whole_bins("window", window, recording.bin_seconds))
         # Without a walk the windows are independent and can be decoded at once.
         parts = [slice(None)] if self.walk is None else coarse.stretches

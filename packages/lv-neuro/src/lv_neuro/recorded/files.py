@@ -3,30 +3,36 @@
 import csv
 import math
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lv_neuro.recorded.binning import Missing, binned_recording, from_spikes
+from lv_neuro.recorded.choice import check_choice
 from lv_neuro.recorded.recording import Recording
 
 __all__ = ["RecordedSet", "load_csv", "load_npz", "load_recorded"]
 
+Gaps = Literal["split", "ignore"]
+
 POPULATION = "adn_mouse_population.npz"
 # The camera's clock has steps of 25.6 ms; time stamps further apart than this span lost frames.
 LOST = 0.06
+# How programs write a heading that is not known.
+UNKNOWN = ("", "na", "n/a", "nan", "null")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordedSet:
-    """Head-direction cells of the anterodorsal thalamus of a mouse, awake and in REM sleep.
+    """Head-direction cells of the anterodorsal thalamus of a mouse, awake.
 
     Source:
         Peyrache, Lacroix, Petersen and Buzsaki, "Internally organized mechanisms of the head
@@ -34,18 +40,14 @@ class RecordedSet:
     """
 
     run: Recording
-    """Awake, with the heading."""
-    rem_counts: Integer[Tensor, "rem cells"]
-    """Spikes in REM sleep, in time bins of the same length; there is no heading."""
+    """Spikes and the heading."""
     preferred: Float[Tensor, " cells"]
     """Preferred headings that came with the data, radians."""
     tuning: Float[Tensor, "bins cells"]
     """Tuning curves in Hz that came with the data, at 60 headings 2 pi n / 60."""
 
 
-def load_recorded(
-    folder: str | Path, *, gaps: Literal["split", "ignore"] = "split"
-) -> RecordedSet:
+def load_recorded(folder: str | Path, *, gaps: Gaps = "split") -> RecordedSet:
     """Returns the recorded cells of the data set head_direction.
 
     The time stamps of the data have the resolution of the camera, 25.6 ms, while counts come in
@@ -60,18 +62,11 @@ def load_recorded(
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If arrays are missing in it.
+        ValueError: If arrays are missing in it, or nobody knows `gaps`.
     """
-    names = (
-        "counts_run",
-        "counts_rem",
-        "hd_time_s",
-        "hd_rad",
-        "pref_hd_rad",
-        "tuning_hz",
-        "bin_s",
-    )
-    arrays = _arrays(Path(folder) / POPULATION, names)
+    check_choice("gaps", gaps, get_args(Gaps))
+    names = ("counts_run", "hd_time_s", "hd_rad", "pref_hd_rad", "tuning_hz", "bin_s")
+    arrays = _arrays(Path(folder) / POPULATION, names, "is it the file of that data set?")
     bin_seconds = round(float(arrays["bin_s"]), 6)  # stored in single precision
     stamp, bins = arrays["hd_time_s"], arrays["counts_run"].shape[0]
     place = np.arange(bins)
@@ -93,7 +88,6 @@ def load_recorded(
     )
     return RecordedSet(
         run=run,
-        rem_counts=torch.from_numpy(arrays["counts_rem"]),
         preferred=torch.from_numpy(arrays["pref_hd_rad"]),
         tuning=torch.from_numpy(arrays["tuning_hz"][:-1]),  # the last row repeats the first
     )
@@ -122,17 +116,24 @@ def load_npz(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or lacks an array.
+        ValueError: If it is no .npz file or damaged, lacks an array, or its arrays are no
+            recording.
     """
     wanted = [counts, heading, *([cells] if cells else [])]
     if isinstance(bin_seconds, str):
         wanted.append(bin_seconds)
-    arrays = _arrays(Path(path), wanted)
-    seconds = float(arrays[bin_seconds]) if isinstance(bin_seconds, str) else bin_seconds
+    remedy = "name yours by counts=, heading=, cells= and bin_seconds= (or give the seconds there)"
+    arrays = _arrays(Path(path), wanted, remedy)
+    length = np.asarray(arrays[bin_seconds] if isinstance(bin_seconds, str) else bin_seconds)
+    if length.size != 1 or length.dtype.kind not in "iuf":
+        raise ValueError(
+            f"bin_seconds must be one number of seconds, got {length.dtype} of shape "
+            f"{length.shape}: give the length of a time bin, not times or a rate"
+        )
     return binned_recording(
         arrays[counts],
         arrays[heading],
-        bin_seconds=seconds,
+        bin_seconds=float(length.item()),
         cells=tuple(str(name) for name in arrays[cells]) if cells else (),
         missing=missing,
         max_gap=max_gap,
@@ -156,10 +157,10 @@ def load_csv(
     Arguments:
         spikes: Table with a line per spike: time in seconds, name of the cell. Times of a cell
             must be sorted; cells are ordered as by `sorted`, numbers by value.
-        heading: Table with a line per sample: time in seconds, heading in radians (empty or "nan"
-            where it is not known).
+        heading: Table with a line per sample: time in seconds, heading in radians (empty, NA,
+            N/A, NaN or null in any case where it is not known).
         bin_seconds: Length of the time bins.
-        epochs: Start and end in seconds of the parts to keep; None means all.
+        epochs: Pairs of start and end in seconds of the parts to keep; None means all.
         delimiter: What separates columns.
         missing: What happens where the heading is not known, see `from_spikes`.
         max_gap: Longest gap in seconds that is interpolated.
@@ -178,7 +179,8 @@ def load_csv(
     times, angles = [], []
     for time, angle, line in _lines(Path(heading), delimiter):
         times.append(time)
-        angles.append(_number(angle or "nan", Path(heading), line))
+        known = angle.lower() not in UNKNOWN
+        angles.append(_number(angle, Path(heading), line) if known else math.nan)
     return from_spikes(
         {cell: trains[cell] for cell in order},
         times,
@@ -190,19 +192,36 @@ def load_csv(
     )
 
 
-def _arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give the path of a recording")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is not the .npz it should be: it is damaged or of another kind; np.savez "
+            "writes such files, tables (.csv) are read by load_csv"
+        )
+    with np.load(path, allow_pickle=False) as archive:
+        lacking = [name for name in names if name not in archive]
+        if lacking:
+            raise ValueError(
+                f"{path} has no array {', '.join(lacking)}; needed are: {', '.join(names)}; there "
+                f"are: {', '.join(sorted(archive))}: {remedy}"
+            )
+        return {name: _array(path, archive, name) for name in names}
+
+
+def _array(path: Path, archive: Mapping[str, Any], name: str) -> NDArray[Any]:
+    problem = f"{path}: array {name} cannot be read"
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            lacking = [name for name in names if name not in archive]
-            if lacking:
-                raise ValueError(
-                    f"no array {', '.join(lacking)}; there are: {', '.join(sorted(archive))}"
-                )
-            return {name: archive[name] for name in names}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not the .npz it should be: {error}") from error
+        return np.asarray(archive[name])
+    except ValueError:
+        # NumPy's own message advises to allow pickled objects, which can run any code.
+        raise ValueError(
+            f"{problem}: it is damaged or holds Python objects; save names with .astype(str), "
+            "numbers with .astype(float)"
+        ) from None
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{problem}: it is damaged ({error})") from error
 
 
 def _lines(path: Path, delimiter: str) -> list[tuple[float, str, int]]:

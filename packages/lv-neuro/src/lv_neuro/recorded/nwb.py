@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lv_neuro.recorded.binning import Missing, from_spikes
+from lv_neuro.recorded.epochs import disjoint
 from lv_neuro.recorded.recording import Recording
 
 __all__ = ["from_pynapple", "load_nwb"]
@@ -72,7 +73,7 @@ def load_nwb(
     """Returns a Recording of an NWB file.
 
     Arguments:
-        path: The file.
+        path: The file; its name ends in .nwb.
         heading: Name under which pynapple lists the heading, in radians.
         spikes: Name of the units.
         epochs: Name of a table of intervals in the file, or starts and ends in seconds; None means
@@ -84,15 +85,27 @@ def load_nwb(
     Raises:
         ImportError: If pynapple is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file lacks an entry, or holds no recording.
+        ValueError: If the file is no NWB file, lacks an entry, or holds no recording.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}: give the path of an NWB file")
+    if Path(path).suffix != ".nwb":
+        raise ValueError(
+            f"{path} is no NWB file, whose name must end in .nwb: .npz files are read by "
+            "load_npz, tables (.csv) by load_csv"
+        )
+    # Checked here, as pynapple would mend them in ways of its own.
+    intervals = None
+    if epochs is not None and not isinstance(epochs, str):
+        intervals = disjoint("epochs", epochs)
     try:
         pynapple = import_module("pynapple")
     except ImportError as error:
         raise ImportError("load_nwb needs pynapple: pip install 'lv-neuro[nwb]'") from error
-    file = pynapple.load_file(str(path))
+    try:
+        file = pynapple.load_file(str(path))
+    except Exception as error:  # what comes depends on what the file is
+        raise ValueError(f"{path} cannot be read as NWB: {error}") from error
     try:
         wanted = [spikes, heading, *([epochs] if isinstance(epochs, str) else [])]
         lacking = [name for name in wanted if name not in file.keys()]  # noqa: SIM118 - no dict
@@ -104,8 +117,8 @@ def load_nwb(
         parts = None
         if isinstance(epochs, str):
             parts = file[epochs]
-        elif epochs is not None:
-            start, end = zip(*epochs, strict=True)
+        elif intervals:
+            start, end = zip(*intervals, strict=True)
             parts = pynapple.IntervalSet(start=list(start), end=list(end))
         return from_pynapple(
             file[spikes],

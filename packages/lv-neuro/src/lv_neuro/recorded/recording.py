@@ -11,7 +11,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from lv_neuro import angles
+from lv_neuro.angles import check_radians
 from lv_neuro.recorded import movement, tuning
+from lv_neuro.recorded.epochs import pairs
 from lv_neuro.recorded.movement import Turns
 from lv_neuro.recorded.tuning import TuningCurves
 from lv_neuro.walks import Walks
@@ -77,7 +79,7 @@ class Recording:
                 f"heading must not be NaN, got {int(bad.sum())} of {bins}, the first at index "
                 f"{int(bad.int().argmax())}: binned_recording drops or interpolates them"
             )
-        angles.check_radians("heading", heading)
+        check_radians("heading", heading)
         object.__setattr__(self, "heading", angles.heading(heading))
         if not 0 < self.bin_seconds < math.inf:
             raise ValueError(f"bin_seconds must be positive and finite, got {self.bin_seconds}")
@@ -132,11 +134,11 @@ class Recording:
         """Returns the time bins that start in one of the intervals [start, stop), in seconds.
 
         Raises:
-            ValueError: If an interval is empty, or none holds a bin.
+            ValueError: If an interval is no pair or empty, or none holds a bin.
         """
         slack = 1e-6 * self.bin_seconds  # starts are sums of rounded numbers
         mask = torch.zeros_like(self.starts, dtype=torch.bool)
-        for start, stop in intervals:
+        for start, stop in pairs("intervals", intervals):
             if not start < stop:
                 raise ValueError(f"an interval must end after its start, got [{start}, {stop})")
             mask |= (self.starts >= start - slack) & (self.starts < stop - slack)

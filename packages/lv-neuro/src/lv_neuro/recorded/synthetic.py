@@ -9,6 +9,7 @@ from scipy.signal import lfilter  # type: ignore[import-untyped]
 from torch import Tensor
 
 from lv_neuro import angles
+from lv_neuro.angles import check_radians
 from lv_neuro.recorded.recording import Recording, whole_bins
 
 __all__ = [
@@ -70,8 +71,8 @@ class HeadDirectionCells:
     """Rates far from it, Hz, not negative and not above the peak."""
 
     def __post_init__(self) -> None:
-        angles.check_radians("preferred", self.preferred)
-        angles.check_radians("width", self.width)
+        check_radians("preferred", self.preferred)
+        check_radians("width", self.width)
         if not bool((self.width > 0).all()):
             raise ValueError(
                 f"width must be positive (radians), got {float(self.width.min()):.4g}"

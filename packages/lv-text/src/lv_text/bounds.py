@@ -11,7 +11,7 @@ from lv_core import DiagonalGaussian, Source, frozen, normal
 from lv_core.evidence.joint import Joint, LatentPrior
 from lv_text.encoder import ThoughtEncoder
 from lv_text.inference import Inference, Inferred, infer
-from lv_text.model import ThoughtModel
+from lv_text.model import ThoughtModel, evaluating
 
 __all__ = [
     "Bounds",
@@ -45,7 +45,7 @@ class Bounds:
     kl_floor: Tensor
     """What of it inference leaves without any data; NaN where not defined."""
     nll_prior: Tensor
-    """NLL given draws of the prior."""
+    """NLL given draws of N(0, I); NaN where another prior was given."""
     nll_zero: Tensor
     """NLL at z = 0."""
     nll_swapped: Tensor
@@ -101,7 +101,7 @@ def evaluate_bounds(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     q = found.q
-    with frozen(model), torch.no_grad(), _evaluating(model):
+    with frozen(model), torch.no_grad(), evaluating(model):
         joint = Joint(model.likelihood(tokens, targets), prior)
         scored, weights = [], []
         for _ in range(samples):  # one at a time: the decoder's states of one draw fill memory
@@ -185,12 +185,14 @@ def continuation(
         generator: Source of randomness.
 
     Raises:
-        ValueError: If `split` leaves one part empty.
+        ValueError: If `split` leaves one part empty, or `samples` is not positive.
     """
     if not 1 <= split < tokens.shape[1]:
         raise ValueError(
             f"split must be in 1..{tokens.shape[1] - 1} for {tokens.shape[1]} tokens, got {split}"
         )
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
     place = torch.arange(tokens.shape[1], device=tokens.device)
     known = targets.masked_fill(place >= split, IGNORED)
     scored = targets.masked_fill(place < split, IGNORED)
@@ -203,7 +205,7 @@ def continuation(
         encoder=encoder,
         generator=generator,
     )
-    with frozen(model), torch.no_grad(), _evaluating(model):
+    with frozen(model), torch.no_grad(), evaluating(model):
         joint = Joint(model.likelihood(tokens, scored), prior)
         like = found.z
         given, blind = [], []
@@ -234,22 +236,9 @@ def autoregressive_nll(
     """Returns the exact NLL of each sequence without latents, from the target `split` on, nats."""
     place = torch.arange(tokens.shape[1], device=tokens.device)
     scored = targets.masked_fill(place < split, IGNORED)
-    with _evaluating(model):
+    with evaluating(model):
         nll = -model.log_likelihood(tokens, scored)
     return nll
-
-
-class _evaluating:
-    """Switches dropout off inside a block."""
-
-    def __init__(self, model: ThoughtModel) -> None:
-        self.model, self.training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.training)
 
 
 def gaussian_prior(q: DiagonalGaussian) -> DiagonalGaussian:

@@ -68,7 +68,9 @@ class ThoughtEncoder(nn.Module):
 
         Arguments:
             tokens: Inputs.
-            targets: Their successors; where they are -100 the input is not read either.
+            targets: Their successors; where they are -100 no latent reads the state. Padding at
+                the end therefore leaves no trace; what is masked before scored tokens is their
+                context, as it is for the decoder.
         """
         # The last target is part of the sequence, too.
         seen = torch.cat((tokens[:, :1], targets.where(targets != IGNORED, tokens)), 1)
@@ -84,7 +86,8 @@ class ThoughtEncoder(nn.Module):
         mask = kept[:, -self.config.length :][:, None, None]
         pooled = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = self.out(self.norm(pooled.transpose(1, 2).flatten(2)))
-        mean, log_scale = out.unflatten(1, self.config.event[:2]).float().chunk(2, -1)
+        out = out.to(torch.promote_types(out.dtype, torch.float32))
+        mean, log_scale = out.unflatten(1, self.config.event[:2]).chunk(2, -1)
         return DiagonalGaussian(mean, log_scale.clamp(max=1.0), event_ndim=3)
 
     def __call__(  # narrows the type of nn.Module's

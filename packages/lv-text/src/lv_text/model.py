@@ -1,6 +1,7 @@
 """The decoder with latent thoughts: p(x | z) of a sequence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from lv_core.nn import Decoder, token_nll
 from lv_text.config import ThoughtConfig
 
-__all__ = ["ThoughtModel"]
+__all__ = ["ThoughtModel", "evaluating"]
 
 # Shapes: B sequences, T tokens, L layers that read latents, M slots, D width of a slot.
 
@@ -100,12 +101,21 @@ class ThoughtModel(nn.Module):
         Arguments:
             tokens: Inputs.
             targets: Their successors; -100 is not scored.
+
+        Raises:
+            ValueError: From the function, if the latents are not those of B sequences.
         """
         with torch.no_grad():
             lower = self.lower(tokens)
 
         def log_likelihood(z: Tensor) -> Tensor:
             event = z.shape[-3:]
+            if z.ndim < 4 or z.shape[-4] != len(tokens):
+                # Another batch might divide evenly and be paired with the wrong sequences.
+                raise ValueError(
+                    f"z must be (*samples, batch = {len(tokens)}, layers, slots, width), got "
+                    f"{tuple(z.shape)}: give each sequence its latents"
+                )
             copies = z[..., 0, 0, 0].numel() // len(tokens)
             states, wanted = lower, targets
             if copies != 1:
@@ -119,3 +129,20 @@ class ThoughtModel(nn.Module):
     def parameters_count(self) -> int:
         """Number of parameters; the token table, which is also the output layer, counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Switches dropout off inside the block; each sub-module gets its own mode back afterwards.
+
+    Arguments:
+        modules: The networks.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

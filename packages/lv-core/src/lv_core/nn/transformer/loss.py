@@ -146,9 +146,11 @@ class _TokenNll(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=wide)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
+            buffer = matrix.new_empty(min(ctx.chunk, len(hidden)), len(matrix))
             for rows in _chunks(len(hidden), ctx.chunk):
                 states = hidden[rows].to(dtype)
-                soft = (states @ matrix.T).to(wide).sub_(log_sum[rows, None]).exp_()
+                logits = torch.mm(states, matrix.T, out=buffer[: len(states)])
+                soft = logits.to(wide).sub_(log_sum[rows, None]).exp_()
                 error = _error(soft, places[rows, None]).to(dtype)
                 # Scaled on the side of the width, which is shorter than the vocabulary.
                 if to_hidden is not None:

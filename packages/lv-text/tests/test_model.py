@@ -243,9 +243,14 @@ def test_evaluating_restores_each_module_even_after_an_error():
     model.train()
     model.decoder.blocks[1].eval()
     before = [part.training for part in model.modules()]
-    with pytest.raises(RuntimeError, match="inside"), evaluating(model):
-        assert not any(part.training for part in model.modules())
-        raise RuntimeError("inside")
+
+    def interrupted():
+        with evaluating(model):
+            assert not any(part.training for part in model.modules())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        interrupted()
     assert [part.training for part in model.modules()] == before
     # Setting the mode of the whole would lose that of the part.
     whole = copy.deepcopy(model).train()

@@ -52,7 +52,7 @@ class ThoughtModel(nn.Module):
         self,
         tokens: Int[Tensor, "batch time"],
         targets: Int[Tensor, "batch time"],
-        z: Float[Tensor, "batch layers slots width"] | None = None,
+        z: Float[Tensor, "batch layers slots slot_width"] | None = None,
     ) -> Float[Tensor, "batch time"]:
         """Returns the negative log-likelihood of each target in nats.
 
@@ -70,7 +70,7 @@ class ThoughtModel(nn.Module):
         self,
         tokens: Int[Tensor, "batch time"],
         targets: Int[Tensor, "batch time"],
-        z: Float[Tensor, "batch layers slots width"] | None = None,
+        z: Float[Tensor, "batch layers slots slot_width"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Returns log p(x | z) of each sequence in nats, summed over its targets."""
         nll: Tensor = self(tokens, targets, z)
@@ -84,7 +84,7 @@ class ThoughtModel(nn.Module):
         self,
         lower: Float[Tensor, "batch time width"],
         targets: Int[Tensor, "batch time"],
-        z: Float[Tensor, "batch layers slots width"],
+        z: Float[Tensor, "batch layers slots slot_width"],
     ) -> Float[Tensor, "batch time"]:
         """Returns `forward` from the states of `lower`."""
         return token_nll(self.decoder.upper(lower, z), self.decoder.head_weight, targets)

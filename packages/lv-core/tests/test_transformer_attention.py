@@ -113,6 +113,12 @@ def test_what_the_kernels_of_a_gpu_do_not_take_goes_through_the_blocks() -> None
     assert not _flexible(torch.zeros(1, 1, 1, 48), 0.0)
 
 
+def test_gradients_of_gradients_exist_where_the_products_have_them() -> None:
+    inputs = [x.detach()[:1, :, :2, :2].clone().requires_grad_() for x in heads(5)]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(lambda *x: causal_attention(*x, window=2), inputs)
+
+
 def test_dropout_keeps_the_mean_of_attention() -> None:
     query, key, value = (x.detach() for x in heads(24, dtype=torch.float32))
     inputs = [x.repeat(512, 1, 1, 1) for x in (query, key, value)]

@@ -14,6 +14,7 @@ BASE = {"vocabulary": 50, "width": 32, "layers": 3, "heads": 4, "max_length": 64
 def test_inner_widths_are_those_of_the_papers(width, mlp, inner) -> None:
     config = DecoderConfig(**BASE | {"width": width}, mlp=mlp)
     assert config.inner_width == inner
+    assert DecoderConfig(**BASE, mlp=mlp, mlp_width=7).inner_width == 7
 
 
 def test_slots_stand_where_the_released_code_puts_them() -> None:

@@ -65,6 +65,8 @@ class Inference:
                 f"unknown method {self.method!r}; there are: amortised, langevin, map, "
                 "semi_amortised, vb"
             )
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.schedule not in (None, "constant", "cosine"):
             raise ValueError(f"unknown schedule {self.schedule!r}; there are: constant, cosine")
         if not self.init_log_var <= 0:

@@ -78,7 +78,7 @@ class Run:
         self._shown: dict[str, float] = {}
         if self.world > 1:
             self.accelerator  # noqa: B018 - creates the process group
-        self._on_main(self._open, argv)
+        self.on_main(self._open, argv)
 
     @cached_property
     def accelerator(self) -> "Accelerator":
@@ -115,7 +115,7 @@ class Run:
         """Returns the folder of a data set, fetching it when needed, and records its checksums."""
         from apps._runner.data import resolve
 
-        self._on_main(self._fetch, name)  # the others wait while rank 0 downloads and converts
+        self.on_main(self._fetch, name)  # the others wait while rank 0 downloads and converts
         return resolve(name, self.settings.data)
 
     def steps(self, total: int, start: int = 0, label: str = "train") -> Iterator[int]:
@@ -295,7 +295,7 @@ class Run:
         written: dict[str, Any] = json.loads((self.folder / "result.json").read_text("utf-8"))
         return written
 
-    def _on_main(self, function: Callable[..., None], *args: object) -> None:
+    def on_main(self, function: Callable[..., None], *args: object) -> None:
         """Calls on rank 0; a UserError there is raised in all processes, so that none waits."""
         told = [""]
         if self.is_main:

@@ -66,11 +66,11 @@ def _check(settings: Settings) -> None:
 
 
 def _report(run: Run, settings: Settings) -> None:
+    from apps._runner.pool import run_pieces
     from apps.head_direction import figures, results
     from apps.head_direction.cells import plan
-    from apps.head_direction.pool import run_cells
     from apps.head_direction.recorded import load_cells
-    from apps.head_direction.train import build, load_model
+    from apps.head_direction.train import build, load_model, run_cell
 
     cells = plan(settings)
     for cell in cells:  # what cannot work is told before anything is computed
@@ -78,7 +78,10 @@ def _report(run: Run, settings: Settings) -> None:
     recorded = load_cells(run, settings)
     folder = run.folder / "cells"
     folder.mkdir(exist_ok=True)
-    records = run_cells(run, settings, cells, folder, recorded.turns)
+    device = run.device.type
+    processes = 1 if device == "cuda" else settings.processes
+    pieces = [(cell, settings, folder, recorded.turns, device) for cell in cells]
+    records = run_pieces(run_cell, pieces, processes=processes)
     run.save(1, "cells")  # holds the time they took, should only the report be made again
     models = {
         record["name"]: load_model(record, folder)

@@ -1,0 +1,130 @@
+"""The text of a run: vocabulary and shards, made once per text and kept."""
+
+import hashlib
+import json
+import lzma
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apps._runner import Run, UserError
+from apps.ltm.settings import Corpus
+from lv_core.random import stream
+from lv_text import BpeVocabulary, TokenStore, Vocabulary, load_vocabulary, sample_documents
+from lv_text.store import write_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Text", "open_text", "prepare"]
+
+HELD_OUT = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where a prepared text lies; small enough to be sent to other processes."""
+
+    folder: Path
+    """Holds train*.bin, valid*.bin and vocabulary/."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Returns the vocabulary."""
+        return load_vocabulary(self.folder / "vocabulary")
+
+    def store(self, split: str, length: int, blocks: str = "stream") -> TokenStore:
+        """Opens a split."""
+        kind = "document" if blocks == "document" else "stream"
+        return TokenStore(self.folder, self.vocabulary(), length=length, split=split, blocks=kind)
+
+
+def open_text(run: Run, corpus: Corpus) -> Text:
+    """Returns the run's text, making vocabulary and shards if this is their first use.
+
+    They are kept beside the runs, in a folder named by what they are made of.
+    """
+    source = run.data("classic-books") if corpus.source == "books" else None
+    gpt2 = run.data("gpt2-bpe") if corpus.vocabulary == 0 else None
+    key = hashlib.sha256(json.dumps(asdict(corpus), sort_keys=True).encode()).hexdigest()[:12]
+    folder = run.folder.parent / "text" / f"{corpus.source}-{corpus.vocabulary or 'gpt2'}-{key}"
+    run.on_main(lambda: prepare(corpus, folder, source=source, gpt2=gpt2))
+    return Text(folder)
+
+
+def prepare(corpus: Corpus, folder: Path, *, source: Path | None, gpt2: Path | None) -> None:
+    """Writes vocabulary and shards into `folder`, unless they are there.
+
+    Arguments:
+        corpus: What to prepare.
+        folder: Where to.
+        source: Folder of the books.
+        gpt2: Folder of GPT-2's encoder.json and vocab.bpe.
+    """
+    done = folder / "complete"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = _splits(corpus, source)
+    print(f"preparing the text in {folder}", file=sys.stderr)
+    if gpt2 is not None:
+        vocabulary: Vocabulary = BpeVocabulary.load(gpt2)
+    else:
+        vocabulary = BpeVocabulary.train(splits["train"](), size=corpus.vocabulary)
+    vocabulary.save(folder / "vocabulary")
+    for split, texts in splits.items():
+        write_texts(texts(), folder, vocabulary, split=split)
+    done.touch()
+
+
+def _splits(corpus: Corpus, source: Path | None) -> "dict[str, Callable[[], Iterator[str]]]":
+    if corpus.source == "sample":
+        texts = sample_documents(corpus.documents, generator=stream(0, "sample text"))
+        held = max(1, len(texts) // 10)
+        return {
+            "train": lambda: iter(texts[2 * held :]),
+            "valid": lambda: iter(texts[:held]),
+            "test": lambda: iter(texts[held : 2 * held]),
+        }
+    if corpus.source == "books":
+        assert source is not None
+        train = [source / f"train-{k:02}.jsonl.xz" for k in range(corpus.shards)]
+        files = {"train": train, **{s: [source / f"{s}.jsonl.xz"] for s in HELD_OUT}}
+    else:
+        files = _own(Path(corpus.folder))
+    return {split: lambda paths=paths: _read(paths) for split, paths in files.items()}
+
+
+def _own(folder: Path) -> dict[str, list[Path]]:
+    if not folder.is_dir():
+        raise UserError(f"corpus.folder names no folder: {str(folder)!r}")
+    paths = sorted(
+        path for pattern in ("*.txt", "*.jsonl", "*.jsonl.xz") for path in folder.glob(pattern)
+    )
+    files = {s: [p for p in paths if p.name.startswith(s)] for s in HELD_OUT}
+    files["train"] = [p for p in paths if not p.name.startswith(HELD_OUT)]
+    if not files["test"]:
+        files["test"] = files["valid"]
+    if empty := [split for split, found in files.items() if not found]:
+        raise UserError(
+            f"{folder} has no files for: {', '.join(empty)}; it needs .txt, .jsonl or .jsonl.xz "
+            "files, held-out ones with names that begin with valid"
+        )
+    return files
+
+
+def _read(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        if path.suffix == ".txt":
+            yield path.read_text(encoding="utf-8")
+            continue
+        opened = lzma.open if path.suffix == ".xz" else open
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = json.loads(line)["text"]
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    told = f'{path}, line {number}: no JSON object with a "text"'
+                    raise UserError(told) from None
+                yield text

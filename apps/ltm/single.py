@@ -1,0 +1,84 @@
+"""One cell from training to its record, in this process or in one of its own."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from apps._runner.run import write_json
+from apps.ltm.cells import Cell
+from apps.ltm.data import Text
+from apps.ltm.evaluate import evaluate
+from apps.ltm.operations import operations
+from apps.ltm.samples import prior_texts
+from apps.ltm.settings import Settings
+from apps.ltm.train import train
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+__all__ = ["read_record", "run_cell"]
+
+
+def run_cell(
+    cell: Cell,
+    settings: Settings,
+    text: Text,
+    folder: Path,
+    device: str,
+    accelerator: "Accelerator | None" = None,
+) -> dict[str, Any]:
+    """Trains and measures one cell, or returns what an earlier session found.
+
+    Arguments:
+        cell: What to run.
+        settings: Of the run.
+        text: Prepared text.
+        folder: Folder of the cells; gets <name>.json, <name>.jsonl (curve) and <name>.state.pt.
+        device: "cpu" or "cuda".
+        accelerator: Of a run over several processes; None = made here.
+    """
+    path = folder / f"{cell.name}.json"
+    if path.exists():
+        return read_record(path)
+    torch.set_num_threads(max(1, settings.threads))
+    if accelerator is None:
+        from accelerate import Accelerator
+
+        precision = "bf16" if settings.precision == "bf16" else "no"
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    with accelerator.autocast():
+        learner, curve, seconds = train(cell, settings, text, folder, accelerator)
+        record = {
+            **cell.record(),
+            "parameters": learner.model.parameters_count,
+            "seconds": round(seconds, 1),
+            "tokens": cell.train.iterations * cell.train.batch_size * cell.model.length,
+            "operations": operations(cell),
+            "curve": curve,
+            "held_out": evaluate(
+                cell, learner.model, learner.encoder, settings, text, learner.device
+            ),
+            "samples": prior_texts(cell, learner.model, settings, text, learner.device),
+        }
+    if accelerator.is_main_process:
+        write_json(path, record)
+    accelerator.wait_for_everyone()
+    return read_record(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns the record of a finished cell; what JSON calls null is no number, NaN."""
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    measured = ("curve", "held_out", "samples", "operations")
+    return record | {key: _with_nan(record[key]) for key in measured}
+
+
+def _with_nan(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    if isinstance(value, dict):
+        return {key: _with_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(part) for part in value]
+    return math.nan if value is None else value

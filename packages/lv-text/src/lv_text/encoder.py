@@ -46,7 +46,7 @@ class ThoughtEncoder(nn.Module):
                 width=config.width,
                 layers=config.layers if layers is None else layers,
                 heads=config.heads,
-                max_length=config.length,
+                max_length=config.length + 1,  # the first input and all targets
                 outputs=None,
             ),
             generator=generator,
@@ -74,7 +74,6 @@ class ThoughtEncoder(nn.Module):
         """
         # The last target is part of the sequence, too.
         seen = torch.cat((tokens[:, :1], targets.where(targets != IGNORED, tokens)), 1)
-        seen = seen[:, -self.config.length :]
         hidden = self.reader(seen)
         key, value = self.key_value(hidden).chunk(2, -1)
         heads = self.config.heads
@@ -83,8 +82,7 @@ class ThoughtEncoder(nn.Module):
             for x in (self.queries.expand(len(tokens), -1, -1), key, value)
         )
         kept = torch.cat((targets[:, :1] != IGNORED, targets != IGNORED), 1)
-        mask = kept[:, -self.config.length :][:, None, None]
-        pooled = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        pooled = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=kept[:, None, None])
         out = self.out(self.norm(pooled.transpose(1, 2).flatten(2)))
         out = out.to(torch.promote_types(out.dtype, torch.float32))
         mean, log_scale = out.unflatten(1, self.config.event[:2]).chunk(2, -1)

@@ -155,6 +155,13 @@ def test_turns_interleaved_pairs_by_the_published_angles() -> None:
             torch.testing.assert_close(out[:, t, :, 2 * i + 1], a * s + b * c)
 
 
+def test_the_blocks_of_compiled_graphs_are_those_of_others(monkeypatch) -> None:
+    inputs = heads(31)
+    eager = causal_attention(*inputs, window=8)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(causal_attention(*inputs, window=8), eager)
+
+
 def test_the_form_for_compiled_graphs_turns_alike(monkeypatch) -> None:
     x, turn = torch.randn(2, 3, 4, 16, dtype=DOUBLE), angles([0, 5, 11])
     eager = rotate(x, turn)

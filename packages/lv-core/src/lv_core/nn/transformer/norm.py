@@ -26,11 +26,12 @@ def make_norm(config: DecoderConfig, width: int | None = None) -> nn.Module:
 
 
 class RmsNorm(nn.RMSNorm):
-    """`torch.nn.RMSNorm` of the last axis, two to four times faster on a CPU.
+    """`torch.nn.RMSNorm` of the last axis, with a faster gradient on a CPU.
 
     out = weight x / sqrt(mean(x^2) + eps)
 
-    Torch composes its CPU form, and above all the way back, of a dozen passes over the states.
+    Torch composes the way back of a dozen passes over the states; value and gradient together
+    take half the time in this form.
     """
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
@@ -39,8 +40,9 @@ class RmsNorm(nn.RMSNorm):
         Arguments:
             x: Token states.
         """
-        slow = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-        if not slow or torch.compiler.is_compiling():
+        graph = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        slow = graph and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        if not slow or self.eps is None or torch.compiler.is_compiling():
             composed: Tensor = super().forward(x)
             return composed
         out: Tensor = _RmsNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]

@@ -92,18 +92,26 @@ def _banded(
         )
         for x in (query, *_repeat(query, key, value))
     )
-    k, v = _WithBlockBefore.apply(k), _WithBlockBefore.apply(v)  # type: ignore[no-untyped-call]
+    k, v = _with_block_before(k), _with_block_before(v)
     q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))  # (B N, H, W or 2 W, E)
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return out.transpose(1, 2).reshape(batch, blocks * window, *out.shape[1::2])[:, :time]
 
 
-class _WithBlockBefore(torch.autograd.Function):
+def _with_block_before(x: Tensor) -> Tensor:
     """Puts each block (B, N, W, H, E) behind the one before it: (B, N, 2 W, H, E).
 
-    The first gets zeros, which the mask hides. By padding, slicing and concatenation, it would
-    be five passes over the keys forwards and six back instead of two and two.
+    The first gets zeros, which the mask hides.
     """
+    if torch.compiler.is_compiling():  # which fuses the passes itself
+        before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
+        return torch.cat((before, x), dim=2)
+    out: Tensor = _WithBlockBefore.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _WithBlockBefore(torch.autograd.Function):
+    """The same in two passes over the keys forwards and two back instead of five and six."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch documents no type

@@ -75,8 +75,7 @@ def _report(run: Run, settings: Settings) -> None:
     accelerator = run.accelerator if run.world > 1 else None
     alone = device == "cuda" or run.world > 1 or settings.processes == 1
     pieces = [
-        (cell, settings, text, folder, device, *([accelerator] if alone else []))
-        for cell in cells
+        (cell, settings, text, folder, device, *([accelerator] if alone else [])) for cell in cells
     ]
     records = run_pieces(run_cell, pieces, processes=1 if alone else settings.processes)
     run.save(1, "cells")  # holds the time they took, should only the report be made again

@@ -9,7 +9,7 @@ from lv_text import ThoughtConfig, ThoughtModel, gaussian_prior
 from lv_text.generation import Sampling, generate, posterior_samples, prior_samples, sample
 from lv_text.inference import Inference, infer
 
-GREEDY = Sampling(temperature=0)
+GREEDY = Sampling(temperature=0.0)
 TRUNCATED = Sampling(temperature=1.3, top_k=15, top_p=0.9)
 PENALIZED = Sampling(temperature=0.8, repetition_penalty=1.3)
 

@@ -126,11 +126,11 @@ def test_greedy_takes_the_largest_score_and_touches_no_generator():
     logits = scores()
     source = stream(0, "untouched")
     state = source.get_state()
-    drawn = sample(logits, Sampling(temperature=0), generator=source)
+    drawn = sample(logits, Sampling(temperature=0.0), generator=source)
     assert torch.equal(drawn.ids, logits.argmax(1))
     assert torch.equal(source.get_state(), state)
     assert torch.equal(drawn.log_draw, torch.zeros(6, dtype=torch.float64))
-    one_hot = probabilities(logits, Sampling(temperature=0))
+    one_hot = probabilities(logits, Sampling(temperature=0.0))
     assert torch.equal(one_hot.argmax(1), drawn.ids)
     assert torch.equal(one_hot.sum(1), torch.ones(6, dtype=torch.float64))
 
@@ -138,7 +138,7 @@ def test_greedy_takes_the_largest_score_and_touches_no_generator():
 def test_greedy_heeds_the_repetition_penalty():
     logits = torch.tensor([[1.0, 0.9]])
     seen = torch.tensor([[True, False]])
-    drawn = sample(logits, Sampling(temperature=0, repetition_penalty=2.0), seen=seen)
+    drawn = sample(logits, Sampling(temperature=0.0, repetition_penalty=2.0), seen=seen)
     assert drawn.ids.tolist() == [1]
 
 

@@ -106,7 +106,7 @@ def reconstruct(
         encoder=encoder,
         generator=generator,
     )
-    greedy = Sampling(temperature=0)
+    greedy = Sampling(temperature=0.0)
     drawn = generate(model, prompt=tokens[:, :1], z=z, new_tokens=high - 1, sampling=greedy)
     with torch.no_grad(), evaluating(model):
         best = _best(model, model.decoder(inputs, z))

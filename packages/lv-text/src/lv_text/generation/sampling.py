@@ -41,7 +41,7 @@ class Sampling:
         (repetition_penalty).
 
     Example:
-        >>> Sampling(temperature=0)  # greedy
+        >>> Sampling(temperature=0.0)  # greedy
         >>> Sampling(temperature=0.8, top_k=50, top_p=0.95)
     """
 

@@ -1,5 +1,7 @@
 """Generation: known transition probabilities, the cache against whole passes, ends, limits."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -229,6 +231,24 @@ def test_finished_sequences_may_leave_the_batch(sampling, use_cache, with_z):
         assert (runs[0].log_draw[n, end:] == 0).all()
 
 
+def test_rare_looks_at_who_has_finished_change_nothing(monkeypatch):
+    """As on a GPU, which is not waited for at each step."""
+    model = small()
+    settings = importlib.import_module("lv_text.generation.generate")
+
+    def run():
+        return generate(
+            model, count=12, bos=1, eos=3, new_tokens=30, generator=stream(0, "rare looks")
+        )
+
+    often = run()
+    monkeypatch.setitem(settings.STRIDE, "cpu", 7)
+    rare = run()
+    assert torch.equal(often.tokens, rare.tokens)
+    assert torch.equal(often.lengths, rare.lengths)
+    torch.testing.assert_close(often.log_prob, rare.log_prob, rtol=1e-3, atol=1e-3)
+
+
 def test_generation_stops_when_all_have_finished():
     model = chain()
     p = transitions(model, None)
@@ -269,6 +289,16 @@ def test_all_of_the_models_length_can_be_drawn_and_no_more():
         generate(model, count=1, bos=1, new_tokens=17)
     with pytest.raises(ValueError, match="new_tokens must be at most 0 for a prompt of 20"):
         generate(model, prompt=prompts(1, 20), new_tokens=1)
+
+
+def test_prompts_of_short_integers_are_read():
+    draw = {"new_tokens": 5, "sampling": PENALIZED}
+    found = [
+        generate(small(), prompt=prompts(2, 3).to(dtype), generator=stream(0, "g"), **draw)
+        for dtype in (torch.int64, torch.int32)
+    ]
+    assert torch.equal(found[0].tokens, found[1].tokens)
+    assert found[1].tokens.dtype == torch.int64
 
 
 def test_dropout_is_off_and_modes_and_gradients_are_left_alone():

@@ -94,6 +94,23 @@ def test_top_p_keeps_the_smallest_set_of_at_least_that_mass(p):
     assert (full.where(~kept, 0.0).amax(1) <= least).all()  # and none left out is larger
 
 
+@pytest.mark.parametrize("spread", [0.1, 5.0])  # flat: the head does not do; peaked: it does
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_top_p_of_a_large_vocabulary_is_that_of_the_definition(spread, temperature):
+    logits = spread * scores(3, 5000, "large")
+    for p in (0.5, 0.9, 0.99999):
+        sampling = Sampling(top_p=p, temperature=temperature)
+        found = probabilities(logits, sampling)
+        expected = torch.tensor(
+            [reference(row.tolist(), sampling) for row in logits], dtype=torch.float64
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+        kept = (found > 0).sum(1)
+        assert (kept > 1024).all() if spread == 0.1 else (kept < 1024).all()
+        alone = probabilities(logits[1:2], sampling)
+        torch.testing.assert_close(alone[0], found[1], rtol=1e-9, atol=1e-15)
+
+
 def test_truncation_follows_the_temperature_and_not_the_other_way():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     after = probabilities(logits, Sampling(temperature=4.0, top_p=0.6)) > 0

@@ -17,7 +17,7 @@ __all__ = ["Generated", "check_prompt", "generate"]
 
 # Shapes: B sequences, T tokens of the prompt, N new tokens, V ids.
 
-GPU_STRIDE = 16
+STRIDE = {"cpu": 1, "cuda": 16}
 """Steps between looks at who has finished: on a GPU each look waits for all work so far."""
 KEPT = 0.75
 """Sequences are dropped from the batch when at most this share is left: each time the caches of
@@ -117,7 +117,7 @@ def generate(
             ids_known = model.config.vocabulary
             seen = torch.zeros(batch, ids_known, dtype=torch.bool, device=device)
             seen.scatter_(1, context, True)
-        stride = 1 if device.type == "cpu" else GPU_STRIDE
+        stride = STRIDE.get(device.type, 16)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         rows: Tensor | slice = slice(None)
         for step in range(new_tokens):
@@ -235,7 +235,7 @@ def _context(
             f"there must be at least one sequence, got {sizes}: give prompt, z or count"
         )
     if prompt is not None:
-        return prompt
+        return prompt.long()
     if bos is None:
         raise ValueError("bos must be given where there is no prompt, got None")
     device = next(model.parameters()).device

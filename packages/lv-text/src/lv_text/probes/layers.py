@@ -191,7 +191,7 @@ def _greedy(model: ThoughtModel) -> Decode:
     from lv_text.generation import Sampling, generate  # heavier than all other probes
 
     def decode(first: Tensor, z: Tensor, new: int) -> Tensor:
-        sampling = Sampling(temperature=0)
+        sampling = Sampling(temperature=0.0)
         return generate(model, prompt=first, z=z, new_tokens=new, sampling=sampling).tokens
 
     return decode

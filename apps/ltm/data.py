@@ -18,7 +18,7 @@ from lv_text.store import write_texts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Text", "open_text", "prepare"]
+__all__ = ["Text", "open_text", "prepare", "reopen_text"]
 
 HELD_OUT = ("valid", "test")
 
@@ -47,10 +47,30 @@ def open_text(run: Run, corpus: Corpus) -> Text:
     """
     source = run.data("classic-books") if corpus.source == "books" else None
     gpt2 = run.data("gpt2-bpe") if corpus.vocabulary == 0 else None
-    key = hashlib.sha256(json.dumps(asdict(corpus), sort_keys=True).encode()).hexdigest()[:12]
-    folder = run.folder.parent / "text" / f"{corpus.source}-{corpus.vocabulary or 'gpt2'}-{key}"
+    folder = _kept(run.folder, corpus)
     run.on_main(lambda: prepare(corpus, folder, source=source, gpt2=gpt2))
     return Text(folder)
+
+
+def reopen_text(run: Path, corpus: Corpus) -> Text:
+    """Returns the text of a finished run, which must still be there.
+
+    Arguments:
+        run: Folder of the run.
+        corpus: Of its settings.
+    """
+    folder = _kept(run.resolve(), corpus)
+    if not (folder / "complete").exists():
+        raise UserError(
+            f"the text of {run} is not beside it in {folder}; bring it back, or resume the run "
+            "with --resume True, which makes it again"
+        )
+    return Text(folder)
+
+
+def _kept(run: Path, corpus: Corpus) -> Path:
+    key = hashlib.sha256(json.dumps(asdict(corpus), sort_keys=True).encode()).hexdigest()[:12]
+    return run.parent / "text" / f"{corpus.source}-{corpus.vocabulary or 'gpt2'}-{key}"
 
 
 def prepare(corpus: Corpus, folder: Path, *, source: Path | None, gpt2: Path | None) -> None:

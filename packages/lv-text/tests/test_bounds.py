@@ -193,9 +193,9 @@ def wide():
 
 def test_costs_of_all_sequences_tell_bounds_from_others():
     model, (x, y) = wide(), every(time=4)
-    settings = {"steps": 100, "lr": 0.05, "init_log_var": -1.0, "weight_decay": 0.0}
+    settings = {"steps": 70, "lr": 0.05, "init_log_var": -1.0, "weight_decay": 0.0}
     sums = {}
-    for noise, samples in (("shared", 1), ("fresh", 4)):
+    for noise, samples in (("shared", 1), ("fresh", 2)):
         chosen = Inference(noise=noise, samples=samples, schedule="constant", **settings)
         found = infer(model, x, y, chosen, generator=stream(0, "costs"))
         bounds = evaluate_bounds(model, x, y, found, samples=50, generator=stream(0, "draws"))
@@ -389,7 +389,7 @@ def test_one_sequence_has_nobody_to_swap_with():
 
 def test_swapped_latents_cost_more_where_latents_matter():
     model, (x, y) = make(vocabulary=3, layers=2), every(time=4)
-    settings = Inference(steps=60, lr=0.05, samples=4, kl_weight=0.1)
+    settings = Inference(steps=50, lr=0.1, samples=2, kl_weight=0.1)
     found = infer(model, x, y, settings, generator=stream(0, "swap"))
     bounds = evaluate_bounds(model, x, y, found, samples=16, generator=stream(0, "draws"))
     gap, error = sizes_of(bounds.nll_swapped - bounds.nll_posterior)
@@ -430,9 +430,9 @@ def test_scoring_leaves_no_gradient_and_restores_flags():
     )
     e, f = (autoregressive_nll(model, x, y) for _ in range(2))
     # Dropout would differ from call to call.
-    assert torch.equal(a.iwae, b.iwae)
-    assert torch.equal(c.nll, d.nll)
-    assert torch.equal(e, f)
+    torch.testing.assert_close(a.iwae, b.iwae)
+    torch.testing.assert_close(c.nll, d.nll)
+    torch.testing.assert_close(e, f)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert model.training
     assert not model.decoder.blocks[0].training
@@ -505,13 +505,13 @@ def test_prediction_does_not_see_later_tokens():
     other_y[:, 2:] = (y[:, 2:] + 1) % 3
     other_x[:, 3:] = other_y[:, 2:-1]
     second, again = states(other_x, other_y)
-    # Every latent that the decoder was ever given is the same, bit for bit.
+    # Every latent that the decoder was ever given is the same.
     assert len(seen) == len(again) > 30
-    assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
-    assert not torch.equal(first.nll, second.nll)
+    torch.testing.assert_close(seen, again)
+    assert (first.nll - second.nll).abs() > 1e-3
     other_y[:, 1] = (y[:, 1] + 1) % 3  # the last one that inference does see
     _, third = states(other_x, other_y)
-    assert not all(torch.equal(a, b) for a, b in zip(seen, third, strict=True))
+    assert max((a - b).abs().max() for a, b in zip(seen, third, strict=True)) > 1e-3
 
 
 def test_prediction_from_the_prior_is_the_integral():

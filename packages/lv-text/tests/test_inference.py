@@ -118,11 +118,9 @@ def test_dropout_plays_no_part(method):
         model.train(training)
         rows = Rows.of(0, range(4))
         results.append(infer(model, x, y, settings, encoder=encoder, generator=rows).z)
-    assert torch.equal(*results)
-    assert not torch.equal(
-        model.train().log_likelihood(x, y, results[0]),
-        model.eval().log_likelihood(x, y, results[0]),
-    )
+    torch.testing.assert_close(*results)
+    dropped = model.train().log_likelihood(x, y, results[0])
+    assert (dropped - model.eval().log_likelihood(x, y, results[0])).abs().max() > 1e-2
 
 
 # A sequence and its batch
@@ -164,9 +162,10 @@ def test_same_source_gives_the_same_result_and_global_state_is_left_alone():
     x, y = sequences()
     before = torch.get_rng_state()
     a, b = (infer(model, x, y, generator=stream(0, "again")) for _ in range(2))
-    assert torch.equal(a.z, b.z)
+    torch.testing.assert_close(a.z, b.z)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(a.z, infer(model, x, y, generator=stream(0, "other")).z)
+    other = infer(model, x, y, generator=stream(0, "other"))
+    assert (a.z - other.z).abs().max() > 1e-2
 
 
 # The floor of the divergence
@@ -420,8 +419,8 @@ def test_amortised_is_the_encoder_s_posterior():
         model, x, y, Inference(method="amortised"), encoder=encoder, generator=stream(0, "a")
     )
     q = encoder(x, y).detach()
-    assert torch.equal(found.q.mean, q.mean)
-    assert torch.equal(found.q.log_scale, q.log_scale)
+    torch.testing.assert_close(found.q.mean, q.mean)
+    torch.testing.assert_close(found.q.log_scale, q.log_scale)
     torch.testing.assert_close(found.kl, q.kl())
     torch.testing.assert_close(found.nll, -model.log_likelihood(x, y, found.z).detach())
     white = (found.z - q.mean) / q.scale
@@ -636,7 +635,7 @@ def test_default_settings_are_those_of_the_class():
     rows = Rows.of(0, range(4))
     bare = infer(model, x, y, generator=rows)
     again = infer(model, x, y, Inference(), generator=Rows.of(0, range(4)))
-    assert torch.equal(bare.z, again.z)
+    torch.testing.assert_close(bare.z, again.z)
     with frozen(model):
         torch.testing.assert_close(bare.q.kl(), bare.kl)
 

@@ -24,7 +24,16 @@ NOTES = (
     "the fast steps, which the released code lets leak; 'released' schedules let the fast "
     "learning rate fall from 0.34 as a cosine, as released."
 )
-_MAY_CHANGE = ("processes", "publish", "threads", "train.save_every", "seeds", "parity_seeds")
+_MAY_CHANGE = (
+    "processes",
+    "publish",
+    "threads",
+    "train.save_every",
+    "seeds",
+    "parity_seeds",
+    "study.pieces",
+    "study.finalists",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -54,10 +63,20 @@ def _check(settings: Settings) -> None:
             raise UserError(f"train.{name} must be positive, got {getattr(plan, name)}")
     if not 0 < plan.known <= 1:
         raise UserError(f"train.known must be in (0, 1], got {plan.known}")
+    _check_study(settings)
     if settings.evaluate.blocks < 1 or settings.evaluate.samples < 1:
         raise UserError("evaluate.blocks and evaluate.samples must be positive")
     if settings.corpus.source == "books" and not 1 <= settings.corpus.shards <= 12:
         raise UserError(f"corpus.shards must be in 1..12, got {settings.corpus.shards}")
+
+
+def _check_study(settings: Settings) -> None:
+    from apps.ltm.study import PIECES
+
+    known = {*PIECES, "all"}
+    for name in (*settings.study.pieces, *settings.study.finalists):
+        if name not in known:
+            raise UserError(f"unknown piece {name!r} of the study; there are: {', '.join(PIECES)}")
 
 
 def _report(run: Run, settings: Settings) -> None:
@@ -66,9 +85,11 @@ def _report(run: Run, settings: Settings) -> None:
     from apps.ltm.cells import plan
     from apps.ltm.data import open_text
     from apps.ltm.single import run_cell
+    from apps.ltm.study import study_cells
 
     text = open_text(run, settings.corpus)
-    cells = plan(settings, text.vocabulary().size)
+    make = study_cells if settings.study.pieces else plan
+    cells = make(settings, text.vocabulary().size)
     folder = run.folder / "cells"
     folder.mkdir(exist_ok=True)
     device = run.device.type

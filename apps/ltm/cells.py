@@ -56,7 +56,7 @@ def plan(settings: Settings, vocabulary: int) -> list[Cell]:
     cells = []
     for k in range(settings.seeds):
         for variant in settings.variants:
-            few = variant == "path_sum" and settings.parity_seeds
+            few = variant in ("path_sum", "wide") and settings.parity_seeds
             if not few or k < settings.parity_seeds:
                 cells.append(named(settings, variant, settings.seed + k, vocabulary))
     return cells
@@ -69,6 +69,7 @@ def named(settings: Settings, variant: Variant, seed: int, vocabulary: int) -> C
     changes: dict[str, dict[str, Any]] = {
         "fixed": {"noise": "shared", "method": "vb"},
         "path_sum": {"noise": "shared", "method": "vb"},
+        "wide": {"noise": "shared", "method": "vb"},
         "fresh": {"noise": "fresh", "method": "vb"},
         "amortised": {"method": "amortised"},
         "semi_amortised": {"noise": "fresh", "method": "semi_amortised"},
@@ -76,12 +77,15 @@ def named(settings: Settings, variant: Variant, seed: int, vocabulary: int) -> C
     inference = replace(inference, **changes.get(variant, {}))
     if variant == "path_sum":
         train = replace(train, slow_grad="path_sum")
+    model = replace(settings.model, vocabulary=vocabulary)
+    if variant == "wide":
+        model = replace(model, slots=2 * model.slots)
     return Cell(
         name=f"{variant}-{seed}".replace("_", "-"),
         variant=variant,
         seed=seed,
         kind=kind,
-        model=replace(settings.model, vocabulary=vocabulary),
+        model=model,
         inference=inference,
         train=train,
     )

@@ -1,41 +1,65 @@
 """Training operations of a cell, by the paper's count and by ours."""
 
 from apps.ltm.cells import Cell
-from lv_text.metrics import training_flops
+from lv_text import ThoughtConfig
+from lv_text.metrics import TrainingFlops, training_flops
 
-__all__ = ["equal_iterations", "operations"]
+__all__ = ["equal_iterations", "operations", "used_parameters"]
 
 
 def operations(cell: Cell) -> dict[str, float]:
     """Returns operations per token and of the whole training, in units of 1e9.
 
-    Without latents there are no fast steps; an encoder is counted as a second decoder.
+    Updates without latents (the autoregressive model, and the first ones of a cell with a late
+    start) have no fast steps; inference from a part of the tokens costs that part; an encoder is
+    counted as a second decoder without latents.
     """
-    fast = 0 if cell.kind in ("ar", "encoder") else cell.inference.steps * cell.inference.samples
-    model = cell.model
-    counted = training_flops(
-        layers=model.layers,
-        width=model.width,
-        vocabulary=model.vocabulary,
-        length=model.length,
-        window=model.window,
-        slots=0 if cell.kind == "ar" else model.slots,
-        latent_layers=0 if cell.kind == "ar" else model.reading,
-        fast_steps=fast,
-        mlp_width=model.decoder().inner_width,
-    )
-    times = 2 if cell.encoded else 1
-    tokens = cell.train.iterations * cell.train.batch_size * model.length
+    plain = _count(cell.model, 0, latents=False)
+    share = 0.0
+    if cell.kind == "ar":
+        each, paper, frozen = plain.counted.total, plain.paper, plain.frozen
+    else:
+        fast = 0
+        if cell.kind == "thought":
+            fast = cell.inference.steps * cell.inference.samples
+        full = _count(cell.model, fast, latents=True)
+        slow = _count(cell.model, 0, latents=True).counted.total
+        inferring = (full.counted.total - slow) * cell.train.known
+        encoder = plain.counted.total if cell.encoded else 0.0
+        share = cell.train.late
+        each = share * plain.counted.total + (1 - share) * (slow + inferring + encoder)
+        paper = share * plain.paper + (1 - share) * full.paper
+        frozen = share * plain.frozen + (1 - share) * full.frozen
+    tokens = cell.train.iterations * cell.train.batch_size * cell.model.length
     return {
-        "paper_per_token": counted.paper / 1e9,
-        "frozen_per_token": counted.frozen / 1e9,
-        "counted_per_token": times * counted.counted.total / 1e9,
-        "counted": times * counted.counted.total * tokens / 1e9,
+        "paper_per_token": paper / 1e9,
+        "frozen_per_token": frozen / 1e9,
+        "counted_per_token": each / 1e9,
+        "counted": each * tokens / 1e9,
     }
 
 
 def equal_iterations(baseline: Cell, cell: Cell) -> int:
-    """Returns the updates of a baseline that cost what the training of `cell` costs."""
-    ours = operations(cell)["counted"]
-    one = operations(baseline)["counted"] / baseline.train.iterations
-    return round(ours / one)
+    """Returns the updates of `cell` that cost what the training of `baseline` costs."""
+    one = operations(cell)["counted"] / cell.train.iterations
+    return max(1, round(operations(baseline)["counted"] / one))
+
+
+def used_parameters(cell: Cell, names: dict[str, int]) -> int:
+    """Returns the number of parameters that a cell uses: without latents no cross-attention."""
+    idle = cell.kind == "ar"
+    return sum(n for name, n in names.items() if not (idle and ".cross" in name))
+
+
+def _count(model: ThoughtConfig, fast: int, *, latents: bool) -> TrainingFlops:
+    return training_flops(
+        layers=model.layers,
+        width=model.width,
+        mlp_width=model.decoder().inner_width,
+        vocabulary=model.vocabulary,
+        length=model.length,
+        window=model.window,
+        slots=model.slots if latents else 0,
+        latent_layers=model.reading if latents else 0,
+        fast_steps=fast,
+    )

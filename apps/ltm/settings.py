@@ -6,9 +6,9 @@ from typing import Literal
 from apps._runner import RunSettings
 from lv_text import Inference, ThoughtConfig
 
-__all__ = ["Corpus", "Evaluate", "Generate", "Settings", "Train", "Variant"]
+__all__ = ["Corpus", "Evaluate", "Generate", "Settings", "Study", "Train", "Variant"]
 
-Variant = Literal["ar", "fixed", "fresh", "amortised", "semi_amortised", "path_sum"]
+Variant = Literal["ar", "fixed", "fresh", "amortised", "semi_amortised", "path_sum", "wide"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Train:
     known: float = 1.0
     """share of each sequence from whose tokens latents are inferred in training; the paper's 1
     scores what inference has seen, 0.5 trains for the predictive protocol"""
+    late: float = 0.0
+    """share of the updates in which the decoder learns without latents first; the paper has none"""
     warm_start: bool = False
     """begin inference where the block's last visit ended; a cold start is the paper's"""
     kl_warm_up: float = 0.0
@@ -100,6 +102,16 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Study:
+    """Pieces of apps/ltm/study.py in place of the variants, each at the baseline's operations."""
+
+    pieces: tuple[str, ...] = ()
+    """names, or "all"; empty = no study"""
+    finalists: tuple[str, ...] = ()
+    """those that get all seeds; the others get the first one"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings):
     """Language models with latent thoughts, and bounds that can be believed."""
 
@@ -114,9 +126,10 @@ class Settings(RunSettings):
     variants: tuple[Variant, ...] = ("ar", "fixed", "fresh")
     """ar: no latents, same blocks; fixed: noise shared over the fast steps [code]; fresh: new
     noise in each [paper, algorithm 1]; amortised: variational autoencoder with the same decoder;
-    semi_amortised: fast steps from its encoder; path_sum: fixed with slow_grad path_sum [code]"""
+    semi_amortised: fast steps from its encoder; path_sum: fixed with slow_grad path_sum [code]; wide: fixed
+    with twice as many latents"""
     parity_seeds: int = 0
-    """seeds of path_sum; 0 = as many as the others"""
+    """seeds of path_sum and wide; 0 = as many as the others"""
     corpus: Corpus = Corpus()
     """text"""
     model: ThoughtConfig = ThoughtConfig()
@@ -129,3 +142,5 @@ class Settings(RunSettings):
     """measures"""
     generate: Generate = Generate()
     """samples"""
+    study: Study = Study()
+    """a study in place of the variants"""

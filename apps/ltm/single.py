@@ -11,7 +11,7 @@ from apps._runner.run import write_json
 from apps.ltm.cells import Cell
 from apps.ltm.data import Text
 from apps.ltm.evaluate import evaluate
-from apps.ltm.operations import operations
+from apps.ltm.operations import operations, used_parameters
 from apps.ltm.samples import prior_texts
 from apps.ltm.settings import Settings
 from apps.ltm.train import train
@@ -53,7 +53,9 @@ def run_cell(
         learner, curve, seconds = train(cell, settings, text, folder, accelerator)
         record = {
             **cell.record(),
-            "parameters": learner.model.parameters_count,
+            "parameters": used_parameters(
+                cell, {name: p.numel() for name, p in learner.model.named_parameters()}
+            ),
             "seconds": round(seconds, 1),
             "tokens": cell.train.iterations * cell.train.batch_size * cell.model.length,
             "operations": operations(cell),

@@ -178,7 +178,11 @@ class Learner:
             elif self.settings.fsdp:
                 self.wrapped[name] = _sharded(module)
             else:
-                self.wrapped[name] = nn.parallel.DistributedDataParallel(module)
+                # without latents cross-attention gets no gradient
+                idle = self.cell.kind == "ar" or self.cell.train.late > 0
+                self.wrapped[name] = nn.parallel.DistributedDataParallel(
+                    module, find_unused_parameters=idle
+                )
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = self._parameters()
@@ -208,7 +212,8 @@ class Learner:
     def _gather(self, part: Batch, tokens: float, *, sync: bool) -> dict[str, float]:
         """Adds the gradient of one micro-batch; returns summed nats."""
         world = self.accelerator.num_processes
-        kind, plan = self.cell.kind, self.cell.train
+        plan = self.cell.train
+        kind = "ar" if self.done < plan.late * plan.iterations else self.cell.kind
         z, logs, path = None, {}, None
         extra = torch.zeros((), device=self.device)
         if kind == "encoder":

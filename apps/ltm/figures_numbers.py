@@ -207,7 +207,8 @@ def _course(axes: Sequence["Axes"], line: Line, group: Sequence[Record], ending:
     for name, dashes, marker in (("kl", "-", line.marker), ("kl_floor", _DOTTED, "")):
         rows = _table(group, ways, name)
         rows = np.where(rows > 0, rows, np.nan)  # the axis is logarithmic
-        band(axes[-1], steps, rows, line, dashes=dashes, marker=marker)
+        label = line.label if name == "kl" else "_floor"  # not in the legend
+        band(axes[-1], steps, rows, line, dashes=dashes, marker=marker, label=label)
 
 
 def _table(group: Sequence[Record], ways: Sequence[str], name: str) -> np.ndarray:

@@ -71,9 +71,10 @@ def training_curves(records: Sequence[Record]) -> tuple["Figure", str] | None:
     return fig, (
         "Costs during training against updates (top) and against all operations spent in "
         "training, fast steps included (bottom). Dashed: the autoregressive model, whose held-out "
-        "NLL is exact and stands in each of the three held-out panels. The shared-noise number "
-        "scores with the very noise that inference has optimized against and bounds nothing: a "
-        "curve of it below the dashed line is no gain in likelihood. The valid bound uses fresh "
+        "NLL is exact and stands in each of the three held-out panels. Where noise is "
+        "shared over the fast steps, the shared-noise number scores with the very noise that "
+        "inference has optimized against and bounds nothing: a curve of it below the dashed line "
+        "is no gain in likelihood. The valid bound uses fresh "
         "draws (two on a few held-out blocks, hence noisy); its NLL part leaves the divergence "
         f"out and is no bound by itself. {spread(kept)} The first updates lie above the axis."
     )

@@ -224,6 +224,21 @@ def test_loading_refuses_damaged_foreign_and_newer_folders(tmp_path, bpe):
         load_pretrained(tmp_path)
 
 
+def test_an_interrupted_save_is_no_model(tmp_path, bpe, monkeypatch):
+    pytest.importorskip("safetensors")
+    save_pretrained(make(bpe), tmp_path, vocabulary=bpe)
+
+    def stop(vocabulary):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lv_text.hub.pretrained.tokenizer_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_pretrained(make(bpe), tmp_path, vocabulary=bpe)
+    # New weights beside the old sizes would pass for a model.
+    with pytest.raises(FileNotFoundError, match="saving was interrupted"):
+        load_pretrained(tmp_path)
+
+
 def test_without_safetensors_the_extra_is_named(tmp_path, bpe, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # as if it were not installed
     with pytest.raises(ImportError, match=r"install lv-text\[hf\]"):

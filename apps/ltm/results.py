@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from apps.ltm.evaluate import per_token
@@ -151,7 +152,7 @@ def _noise_claims(add: Any, group: Sequence[Record], variant: str, baseline: lis
     course = [_values(group, name, "nelbo_shared_noise") for name in ways]
     falling = all(
         later < earlier
-        for one, two in zip(course, course[1:], strict=False)
+        for one, two in pairwise(course)
         for earlier, later in zip(one, two, strict=True)
     )
     add(

@@ -57,7 +57,7 @@ class Train:
     """share of each sequence from whose tokens latents are inferred in training; the paper's 1
     scores what inference has seen, 0.5 trains for the predictive protocol"""
     late: float = 0.0
-    """share of the updates in which the decoder learns without latents first; the paper has none"""
+    """share of the updates in which the decoder learns without latents first; the paper's is 0"""
     warm_start: bool = False
     """begin inference where the block's last visit ended; a cold start is the paper's"""
     kl_warm_up: float = 0.0
@@ -126,8 +126,8 @@ class Settings(RunSettings):
     variants: tuple[Variant, ...] = ("ar", "fixed", "fresh")
     """ar: no latents, same blocks; fixed: noise shared over the fast steps [code]; fresh: new
     noise in each [paper, algorithm 1]; amortised: variational autoencoder with the same decoder;
-    semi_amortised: fast steps from its encoder; path_sum: fixed with slow_grad path_sum [code]; wide: fixed
-    with twice as many latents"""
+    semi_amortised: fast steps from its encoder; path_sum: fixed with slow_grad path_sum
+    [code]; wide: fixed with twice as many latents"""
     parity_seeds: int = 0
     """seeds of path_sum and wide; 0 = as many as the others"""
     corpus: Corpus = Corpus()

@@ -32,8 +32,8 @@ class Piece:
     train: Changes = field(default_factory=dict)
 
 
-LATE: Changes = {"late": 0.8}
-HALF: Changes = {"late": 0.8, "known": 0.5}
+LATE: Changes = {"late": 0.9}
+HALF: Changes = {"late": 0.9, "known": 0.5}
 
 PIECES: dict[str, Piece] = {
     "ar": Piece(why="no latents: the baseline", kind="ar"),

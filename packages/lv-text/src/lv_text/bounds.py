@@ -49,8 +49,9 @@ class Bounds:
     nll_zero: Tensor
     """NLL at z = 0."""
     nll_swapped: Tensor
-    """NLL given a fresh draw of the posterior of ANOTHER sequence of the batch: what of the NLL
-    is due to the latent being this sequence's own. NaN in a batch of one."""
+    """NLL given the latent that inference found for ANOTHER sequence of the batch: beside the NLL
+    at its own (`nelbo_shared_noise` - `kl`) it says what the latent carries, in the draw as well
+    as in q. NaN in a batch of one."""
 
     def per_token(self) -> dict[str, Tensor]:
         """Returns total nats over total tokens of each number."""
@@ -115,8 +116,7 @@ def evaluate_bounds(
             kl = -(nll.mean(0) + torch.stack(weights).mean(0))
         swapped = torch.full_like(kl, math.nan)
         if len(tokens) > 1:
-            u = q.rsample(normal(q.mean, generator))
-            swapped = -joint.likelihood_at(u.roll(1, 0))
+            swapped = -joint.log_likelihood(found.z.roll(1, 0))
         blank = normal(q.mean, generator)
         at_prior = -joint.log_likelihood(blank) if prior is None else torch.full_like(kl, math.nan)
         at_zero = -joint.log_likelihood(torch.zeros_like(blank))

@@ -24,6 +24,7 @@ from lv_text import (
     evaluate_bounds,
     infer,
 )
+from lv_text.probes import layer_reconstruction
 
 if TYPE_CHECKING:
     from apps.ltm.train import Learner
@@ -123,6 +124,7 @@ def evaluate(
             )
         )
     record["continuation"] = _record(_columns(Continuation.cat(parts)))
+    record["probes"] = _layers(cell, model, encoder, settings, text, device)
     return record
 
 
@@ -149,6 +151,29 @@ def bounds(
             evaluate_bounds(model, batch.x, batch.y, found, samples=samples, generator=outside)
         )
     return Bounds.cat(parts)
+
+
+def _layers(
+    cell: Cell,
+    model: ThoughtModel,
+    encoder: ThoughtEncoder | None,
+    settings: Settings,
+    text: Text,
+    device: torch.device,
+) -> dict[str, list[float]]:
+    """Returns what the latents of the first l layers reconstruct, a value for each l."""
+    batch = next(_batches(text, cell, settings, settings.evaluate.batch_size, device))
+    rows = Rows.of(EVALUATION, batch.index, "layers")
+    found = infer(model, batch.x, batch.y, cell.inference, encoder=encoder, generator=rows)
+    curve = layer_reconstruction(model, batch.x, batch.y, found.z, generator=rows)
+    nll = curve.per_token()
+    return {
+        "layers": [float(l) for l in range(len(curve.nll_mean))],
+        "nll_zeros": nll[0].tolist(),
+        "nll_prior": nll[1].tolist(),
+        "accuracy_zeros": curve.accuracy_mean.mean(1).tolist(),
+        "accuracy_prior": curve.accuracy_prior.mean(1).tolist(),
+    }
 
 
 def per_token(record: dict[str, Any], name: str) -> float:

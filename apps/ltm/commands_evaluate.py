@@ -90,15 +90,18 @@ def _summary(
         },
     }
     if base is not None:
-        one, other = own["continuation"], base["continuation"]
-        gain = paired_bootstrap(
-            torch.tensor(other["nll"]),
-            torch.tensor(one["nll"]),
-            torch.tensor(one["tokens"]).long(),
-            generator=stream(0, "predictive gain"),
-        )
-        summary["predictive_gain"] = [gain.value, gain.standard_error]
+        summary["predictive_gain"] = _gain(own["continuation"], base["continuation"])
     return summary
+
+
+def _gain(own: Mapping[str, Any], base: Mapping[str, Any]) -> list[float]:
+    """Returns the paired gain over the baseline per token and its standard error."""
+    one, other, tokens = (torch.tensor(x) for x in (own["nll"], base["nll"], own["tokens"]))
+    value = float((other - one).sum() / tokens.sum())
+    if len(one) < 2 or not math.isfinite(value):
+        return [value, math.nan]
+    found = paired_bootstrap(other, one, tokens.long(), generator=stream(0, "predictive gain"))
+    return [found.value, found.standard_error]
 
 
 def _estimate(costs: Mapping[str, Any], column: str) -> list[float]:

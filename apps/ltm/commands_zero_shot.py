@@ -99,9 +99,7 @@ def run(given: Settings) -> None:
         del scores["autoregressive"]
     rows: list[dict[str, Any]] = [
         {
-            "number": f"autoregressive ({base.cell.name})"
-            if base and key == "autoregressive"
-            else key,
+            "number": NAMES[key],
             "nats per token": score.perplexity.nats_per_token,
             "perplexity, exp of the mean": score.perplexity.corpus,
             "mean over blocks": score.perplexity.sequence_mean,

@@ -67,7 +67,8 @@ def against_steps(records: Sequence[Record]) -> tuple["Figure", str] | None:
                 ax.set_xticks(ticks, [str(t) for t in ticks])
                 ax.minorticks_off()
         axes[0].set_facecolor(_WARNING)
-        axes[-1].set_yscale("log")
+        if np.isfinite(axes[-1].dataLim.minposy):  # a logarithmic axis needs a positive value
+            axes[-1].set_yscale("log")
         axes[-1].tick_params(which="both", labelsize=7)
         if len(exact):
             for ax in axes[: len(_NUMBERS)]:

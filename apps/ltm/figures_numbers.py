@@ -205,7 +205,7 @@ def _course(axes: Sequence["Axes"], line: Line, group: Sequence[Record], ending:
     for ax, (name, _) in zip(axes, _NUMBERS, strict=False):
         no_bound = name == _NUMBERS[0][0] and _shares(group[0])
         band(ax, steps, _table(group, ways, name), line, marker=line.marker, filled=not no_bound)
-    for name, dashes, marker in (("kl", "-", line.marker), ("kl_floor", _DOTTED, "")):
+    for name, dashes, marker in (("kl", "-", line.marker), ("kl_floor", _DOTTED, "_")):
         rows = _table(group, ways, name)
         rows = np.where(rows > 0, rows, np.nan)  # the axis is logarithmic
         label = line.label if name == "kl" else "_floor"  # not in the legend

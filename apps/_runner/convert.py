@@ -16,9 +16,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from apps._runner.settings import UserError
 
-__all__ = ["head_direction", "zinc250k"]
+__all__ = ["as_is", "head_direction", "zinc250k"]
 
 COLUMNS = ("smiles", "logP", "SA", "QED", "n_large_rings", "max_ring_excess", "n_heavy")
+
+
+def as_is(sources: Path, made: Path) -> None:
+    """Takes the upstream files as they are."""
+    for path in sources.iterdir():
+        shutil.copyfile(path, made / path.name)
 
 
 def head_direction(sources: Path, made: Path) -> None:

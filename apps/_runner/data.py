@@ -166,6 +166,11 @@ def _download(name: str, entry: Entry, cache: Path, searched: Sequence[str]) -> 
         f"provide a folder {name} with {', '.join(file['name'] for file in entry['files'])} "
         "in a folder given by --data or LV_DATA, or connect to the network once"
     )
+    if not entry["sources"]:
+        raise UserError(
+            f"data set {name} was not found and has no download; searched "
+            f"{', '.join(searched)}; {advice.partition(', or connect')[0]}"
+        )
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as temporary:
         sources, made = Path(temporary) / "sources", Path(temporary) / "made"
         made.mkdir()

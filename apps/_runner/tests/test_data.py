@@ -374,6 +374,30 @@ def test_the_registry_is_complete():
         assert all(source["urls"] for source in entry["sources"])
 
 
+def test_a_set_without_a_download_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("LV_DATA", raising=False)
+    monkeypatch.setattr(data_module, "cache_folder", lambda: tmp_path / "cache")
+    with pytest.raises(UserError, match=r"has no download; searched .*; provide a folder") as told:
+        resolve("classic-books", str(tmp_path))
+    assert "connect to the network" not in str(told.value)
+
+
+def test_files_taken_as_they_are_are_downloaded_and_checked(tmp_path, monkeypatch):
+    monkeypatch.delenv("LV_DATA", raising=False)
+    monkeypatch.setattr(data_module, "cache_folder", lambda: tmp_path / "cache")
+    (tmp_path / "up.txt").write_text("text")
+    digest = hashlib.sha256(b"text").hexdigest()
+    entry = {
+        "converter": "as_is",
+        "files": [{"name": "up.txt", "bytes": 4, "sha256": digest}],
+        "sources": [
+            {"name": "up.txt", "urls": [(tmp_path / "up.txt").as_uri()], "sha256": digest}
+        ],
+    }
+    folder = resolve("made_up", sets={"made_up": entry})
+    assert (folder / "up.txt").read_text() == "text"
+
+
 @pytest.mark.data
 def test_the_real_sets_have_the_registered_checksums():
     for name, entry in registry().items():

@@ -63,9 +63,19 @@ def _check(settings: Settings) -> None:
             raise UserError(f"train.{name} must be positive, got {getattr(plan, name)}")
     if not 0 < plan.known <= 1:
         raise UserError(f"train.known must be in (0, 1], got {plan.known}")
+    if not 0 <= plan.late < 1:
+        raise UserError(f"train.late must be in [0, 1), got {plan.late}")
+    for name in ("kl_warm_up", "warm_up", "weight_decay", "lr_end"):
+        if not getattr(plan, name) >= 0:
+            raise UserError(f"train.{name} must not be negative, got {getattr(plan, name)}")
     _check_study(settings)
-    if settings.evaluate.blocks < 1 or settings.evaluate.samples < 1:
-        raise UserError("evaluate.blocks and evaluate.samples must be positive")
+    for name in ("blocks", "quick_blocks", "batch_size", "samples"):
+        if (value := getattr(settings.evaluate, name)) < 1:
+            raise UserError(f"evaluate.{name} must be positive, got {value}")
+    if any(steps < 1 for steps in settings.evaluate.steps):
+        raise UserError(f"evaluate.steps must be positive, got {settings.evaluate.steps}")
+    if settings.evaluate.every < 0:
+        raise UserError(f"evaluate.every must not be negative, got {settings.evaluate.every}")
     if settings.corpus.source == "books" and not 1 <= settings.corpus.shards <= 12:
         raise UserError(f"corpus.shards must be in 1..12, got {settings.corpus.shards}")
 
@@ -93,11 +103,9 @@ def _report(run: Run, settings: Settings) -> None:
     folder = run.folder / "cells"
     folder.mkdir(exist_ok=True)
     device = run.device.type
-    accelerator = run.accelerator if run.world > 1 else None
     alone = device == "cuda" or run.world > 1 or settings.processes == 1
-    pieces = [
-        (cell, settings, text, folder, device, *([accelerator] if alone else [])) for cell in cells
-    ]
+    rest = (run.accelerator,) if alone else ()  # other processes make their own
+    pieces = [(cell, settings, text, folder, device, *rest) for cell in cells]
     records = run_pieces(run_cell, pieces, processes=1 if alone else settings.processes)
     run.save(1, "cells")  # holds the time they took, should only the report be made again
     if not run.is_main:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import lzma
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +50,12 @@ def open_text(run: Run, corpus: Corpus) -> Text:
     source = run.data("classic-books") if corpus.source == "books" else None
     gpt2 = run.data("gpt2-bpe") if corpus.vocabulary == 0 else None
     folder = _kept(run.folder, corpus)
-    run.on_main(lambda: prepare(corpus, folder, source=source, gpt2=gpt2))
+
+    def make() -> None:
+        prepare(corpus, folder, source=source, gpt2=gpt2)
+        _check_files(corpus, folder)
+
+    run.on_main(make)
     return Text(folder)
 
 
@@ -82,20 +89,51 @@ def prepare(corpus: Corpus, folder: Path, *, source: Path | None, gpt2: Path | N
         source: Folder of the books.
         gpt2: Folder of GPT-2's encoder.json and vocab.bpe.
     """
-    done = folder / "complete"
-    if done.exists():
+    if (folder / "complete").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     splits = _splits(corpus, source)
     print(f"preparing the text in {folder}", file=sys.stderr)
-    if gpt2 is not None:
-        vocabulary: Vocabulary = BpeVocabulary.load(gpt2)
-    else:
-        vocabulary = BpeVocabulary.train(splits["train"](), size=corpus.vocabulary)
-    vocabulary.save(folder / "vocabulary")
-    for split, texts in splits.items():
-        write_texts(texts(), folder, vocabulary, split=split)
-    done.touch()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: what a killed or failed run leaves behind must not stop the next one.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        if gpt2 is not None:
+            vocabulary: Vocabulary = BpeVocabulary.load(gpt2)
+        else:
+            vocabulary = BpeVocabulary.train(splits["train"](), size=corpus.vocabulary)
+        vocabulary.save(partial / "vocabulary")
+        for split, texts in splits.items():
+            write_texts(texts(), partial, vocabulary, split=split)
+        if corpus.source == "folder":
+            (partial / "files.json").write_text(json.dumps(_files(corpus)), encoding="utf-8")
+        (partial / "complete").touch()
+        if folder.exists() and not (folder / "complete").exists():
+            shutil.rmtree(folder)
+        if not folder.exists():  # another run may have been faster
+            partial.rename(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None  # so that no process waits for this one
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _files(corpus: Corpus) -> list[list[str | int]]:
+    """Returns name, size and time of each file of an own text."""
+    paths = sorted({path for part in _own(Path(corpus.folder)).values() for path in part})
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+
+
+def _check_files(corpus: Corpus, folder: Path) -> None:
+    """Refuses a text that was prepared from other files of the same folder."""
+    record = folder / "files.json"
+    if corpus.source != "folder" or not record.exists():
+        return
+    if json.loads(record.read_text("utf-8")) != _files(corpus):
+        raise UserError(
+            f"the files in {corpus.folder} have changed since their text was prepared in {folder}:"
+            " bring them back, or remove that folder to prepare it anew"
+        )
 
 
 def _splits(corpus: Corpus, source: Path | None) -> "dict[str, Callable[[], Iterator[str]]]":
@@ -136,15 +174,34 @@ def _own(folder: Path) -> dict[str, list[Path]]:
 
 def _read(paths: Iterable[Path]) -> Iterator[str]:
     for path in paths:
-        if path.suffix == ".txt":
-            yield path.read_text(encoding="utf-8")
-            continue
-        opened = lzma.open if path.suffix == ".xz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = json.loads(line)["text"]
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    told = f'{path}, line {number}: no JSON object with a "text"'
-                    raise UserError(told) from None
+        count = 0
+        try:
+            for text in _texts(path):
+                count += 1
                 yield text
+        except (UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
+            reason = "is no UTF-8" if isinstance(error, UnicodeDecodeError) else "is damaged"
+            raise UserError(f"{path} {reason} after {count} texts: {error}") from None
+
+
+def _texts(path: Path) -> Iterator[str]:
+    if path.suffix == ".txt":
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():
+            raise UserError(f"{path} is empty: remove it")
+        yield text
+        return
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
+                raise UserError(f'{path}, line {number}: no JSON object with a "text"')
+            if not text.strip():
+                raise UserError(f"{path}, line {number}: the text is empty: remove the line")
+            yield text

@@ -17,6 +17,7 @@ from lv_text import (
     Bounds,
     Continuation,
     Inference,
+    Inferred,
     ThoughtEncoder,
     ThoughtModel,
     autoregressive_nll,
@@ -37,7 +38,8 @@ EVALUATION = 20_240  # seed of all evaluation noise: every model meets the same
 
 def quick(learner: "Learner", settings: Settings, text: Text) -> dict[str, float]:
     """Returns a few numbers on a few held-out blocks, nats per token, for a curve."""
-    cell, model = learner.cell, learner.model
+    cell = learner.cell
+    model, encoder = learner.whole()
     blocks = settings.evaluate.quick_blocks
     if cell.kind == "ar":
         nll, tokens = 0.0, 0
@@ -48,7 +50,7 @@ def quick(learner: "Learner", settings: Settings, text: Text) -> dict[str, float
     found = bounds(
         cell,
         model,
-        learner.encoder,
+        encoder,
         settings,
         text,
         blocks=blocks,
@@ -147,10 +149,21 @@ def bounds(
         inside = Rows.of(EVALUATION, batch.index, "inference")
         outside = Rows.of(EVALUATION, batch.index, "fresh draws")
         found = infer(model, batch.x, batch.y, way, encoder=encoder, generator=inside)
+        if found.q is None:
+            parts.append(_points(found, batch))
+            continue
         parts.append(
             evaluate_bounds(model, batch.x, batch.y, found, samples=samples, generator=outside)
         )
     return Bounds.cat(parts)
+
+
+def _points(found: Inferred, batch: Batch) -> Bounds:
+    """Returns the NLL at points; without a posterior there is no bound: NaN."""
+    nothing = torch.full_like(found.nll, math.nan)
+    numbers = {field.name: nothing for field in fields(Bounds)}
+    tokens = (batch.y != IGNORED).sum(1).to(found.nll.dtype)
+    return Bounds(**numbers | {"tokens": tokens, "nll_posterior": found.nll})
 
 
 def _layers(

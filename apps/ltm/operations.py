@@ -25,7 +25,7 @@ def operations(cell: Cell) -> dict[str, float]:
         full = _count(cell.model, fast, latents=True)
         slow = _count(cell.model, 0, latents=True).counted.total
         inferring = (full.counted.total - slow) * cell.train.known
-        encoder = plain.counted.total if cell.encoded else 0.0
+        encoder = plain.counted.total * cell.train.known if cell.encoded else 0.0
         share = cell.train.late
         each = share * plain.counted.total + (1 - share) * (slow + inferring + encoder)
         paper = share * plain.paper + (1 - share) * full.paper

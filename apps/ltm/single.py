@@ -18,6 +18,7 @@ from apps.ltm.train import train
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate.utils import AutocastKwargs  # type: ignore[import-untyped]
 
 __all__ = ["read_record", "run_cell"]
 
@@ -49,26 +50,32 @@ def run_cell(
 
         precision = "bf16" if settings.precision == "bf16" else "no"
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
-    with accelerator.autocast():
+    with accelerator.autocast(_uncached()):
         learner, curve, seconds = train(cell, settings, text, folder, accelerator)
+        model, encoder = learner.whole()
         record = {
             **cell.record(),
             "parameters": used_parameters(
-                cell, {name: p.numel() for name, p in learner.model.named_parameters()}
+                cell, {name: p.numel() for name, p in model.named_parameters()}
             ),
             "seconds": round(seconds, 1),
             "tokens": cell.train.iterations * cell.train.batch_size * cell.model.length,
             "operations": operations(cell),
             "curve": curve,
-            "held_out": evaluate(
-                cell, learner.model, learner.encoder, settings, text, learner.device
-            ),
-            "samples": prior_texts(cell, learner.model, settings, text, learner.device),
+            "held_out": evaluate(cell, model, encoder, settings, text, learner.device),
+            "samples": prior_texts(cell, model, settings, text, learner.device),
         }
     if accelerator.is_main_process:
         write_json(path, record)
     accelerator.wait_for_everyone()
     return read_record(path)
+
+
+def _uncached() -> "AutocastKwargs":
+    """Returns autocast that keeps no cast weights: over an update they would become stale."""
+    from accelerate.utils import AutocastKwargs  # type: ignore[import-untyped]
+
+    return AutocastKwargs(cache_enabled=False)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from apps.ltm.cells import Cell
 from apps.ltm.data import Text
 from apps.ltm.evaluate import quick
 from apps.ltm.settings import Settings
+from apps.ltm.state import module_state, optimizer_state, put_module, put_optimizer
 from lv_core import DiagonalGaussian, Rows, normal, stream
 from lv_core.bank import ChainBank
 from lv_text import Batch, Inferred, ThoughtEncoder, ThoughtModel, check_vocabulary, infer
@@ -64,19 +66,23 @@ class Learner:
         self.done = 0
 
     def step(self) -> dict[str, float]:
-        """Takes one update; returns its numbers, means over this process's tokens."""
+        """Takes one update; returns its numbers, means over the tokens of all processes."""
         plan = self.cell.train
+        if self.cell.model.dropout > 0:  # else a resumed run would draw other masks
+            rank = self.accelerator.process_index
+            names = (self.cell.seed, "dropout", self.done, rank)
+            torch.manual_seed(stream(*names).initial_seed())
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr_at(self.done)
         batch = self.store.read(self.order.step(self.done)).to(self.device)
-        tokens = self._everywhere((batch.y != IGNORED).sum())
+        (tokens,) = self._everywhere([float((batch.y != IGNORED).sum())])
         logs: dict[str, float] = {}
         parts = list(_split(batch, plan.micro_batch))
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             for name, value in self._gather(part, tokens, sync=last).items():
                 logs[name] = logs.get(name, 0.0) + value
-        own = float((batch.y != IGNORED).sum())
+        totals = self._everywhere(list(logs.values()))
         norm: Any = nn.utils.clip_grad_norm_(self._parameters(), plan.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP shards it
         if not math.isfinite(float(norm)):
@@ -87,32 +93,53 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        return {name: value / own for name, value in logs.items()} | {"norm": float(norm)}
+        means = {name: value / tokens for name, value in zip(logs, totals, strict=True)}
+        return means | {"norm": float(norm)}
 
-    def infer(self, batch: Batch, targets: Tensor) -> Inferred:
-        """Returns the latents of training sequences, from noise that is their own."""
+    def infer(self, index: Tensor, tokens: Tensor, targets: Tensor) -> Inferred:
+        """Returns the latents of training sequences, from noise that is their own.
+
+        Arguments:
+            index: Numbers of their blocks.
+            tokens: What inference may see of them.
+            targets: Its successors.
+        """
         plan, cell = self.cell.train, self.cell
         settings = cell.inference
         if plan.kl_warm_up > 0:
             done = (self.done + 1) / (plan.kl_warm_up * plan.iterations)
             settings = replace(settings, kl_weight=settings.kl_weight * min(1.0, done))
         start = None
-        if self.bank is not None and self.done * plan.batch_size >= len(self.store):
-            mean, log_scale = self.bank.get(batch.index.cpu()).to(self.device).unbind(1)
+        if self.bank is not None:
+            mean, log_scale = self.bank.get(index.cpu()).to(self.device).unbind(1)
             start = DiagonalGaussian(mean, log_scale, event_ndim=3)
-        found = infer(
-            self.model,
-            batch.x,
-            targets,
-            settings,
-            encoder=self.encoder,
-            start=start,
-            generator=Rows.of(cell.seed, batch.index, "inference", self.done),
-        )
+        with self._gathered():
+            found = infer(
+                self.model,
+                tokens,
+                targets,
+                settings,
+                encoder=self.encoder,
+                start=start,
+                generator=Rows.of(cell.seed, index, "inference", self.done),
+            )
         if self.bank is not None and found.q is not None:
             both = torch.stack((found.q.mean, found.q.log_scale), 1)
-            self.bank.put(batch.index.cpu(), both.cpu())
+            # The next visit may fall to another process, and rank 0 alone writes checkpoints.
+            index, both = self.accelerator.gather((index, both.contiguous()))
+            self.bank.put(index.cpu(), both.cpu())
         return found
+
+    def whole(self) -> tuple[ThoughtModel, ThoughtEncoder | None]:
+        """Returns model and encoder with all parameters in this process, for evaluation.
+
+        All processes must call it.
+        """
+        if not self.sharded:
+            return self.model, self.encoder
+        weights = {kind: module_state(module) for kind, module in self.modules.items()}
+        model, encoder = _built(self.cell, weights)
+        return model.to(self.device), None if encoder is None else encoder.to(self.device)
 
     def lr_at(self, step: int) -> float:
         """Returns the step size: linear warm-up, then a cosine."""
@@ -125,58 +152,58 @@ class Learner:
 
     # State
 
-    def state(self, seconds: float) -> dict[str, Any]:
-        """Returns a checkpoint, the same whether parameters are whole, copied or sharded."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    def state(self) -> dict[str, Any]:
+        """Returns a checkpoint, the same whether parameters are whole, copied or sharded.
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        All processes must call it.
+        """
         container = nn.ModuleDict(self.modules)
-        modules, optimizer = get_state_dict(container, self.optimizer, options=options)
         return {
             "done": self.done,
-            "seconds": seconds,
             "vocabulary": self.vocabulary.fingerprint,
             "cell": json.dumps(self.cell.record()),
-            "modules": modules,
-            "optimizer": optimizer,
+            "modules": module_state(container),
+            "optimizer": optimizer_state(container, self.optimizer),
             "bank": None if self.bank is None else self.bank.state_dict(),
         }
 
-    def load(self, state: dict[str, Any], path: Path) -> float:
-        """Goes on where `state` was taken; returns the seconds spent before.
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Goes on where `state` was taken.
 
         Raises:
             UserError: If it is of another model or vocabulary.
         """
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
         if json.loads(state["cell"]) != json.loads(json.dumps(self.cell.record())):
             raise UserError(f"{path} was made with other settings; choose another --out")
         _same_vocabulary(self, state, path)
         container = nn.ModuleDict(self.modules)
-        set_state_dict(
-            container,
-            self.optimizer,
-            model_state_dict=state["modules"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
-        )
+        try:
+            put_module(container, state["modules"])
+        except ValueError as error:
+            told = f"{path} does not fit the model ({error}); was it written by other code?"
+            raise UserError(told) from None
+        put_optimizer(container, self.optimizer, state["optimizer"])
         if self.bank is not None:
             self.bank.load_state_dict(state["bank"])
         self.done = state["done"]
-        return float(state["seconds"])
 
     # Parts
 
     def _place(self) -> None:
         """Moves the modules to the device and prepares them for several processes."""
         self.wrapped: dict[str, nn.Module] = {}
+        self.sharded = self.settings.fsdp and self.accelerator.num_processes > 1
         for name, module in self.modules.items():
             module.to(self.device)
             if self.accelerator.num_processes == 1:
                 self.wrapped[name] = module
-            elif self.settings.fsdp:
-                self.wrapped[name] = _sharded(module)
+            elif self.sharded:
+                from torch.distributed.fsdp import fully_shard
+
+                # the encoder's mean is a view; nothing is written into it
+                warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* view tensor")
+                fully_shard(module)  # in place
+                self.wrapped[name] = module
             else:
                 # without latents cross-attention gets no gradient
                 idle = self.cell.kind == "ar" or self.cell.train.late > 0
@@ -198,59 +225,86 @@ class Learner:
         return torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.95), fused=fused)
 
     def _bank(self) -> ChainBank | None:
-        if not self.cell.train.warm_start or self.cell.kind != "thought":
+        cell = self.cell
+        if not cell.train.warm_start or cell.kind != "thought" or cell.inference.method != "vb":
             return None
-        return ChainBank(len(self.store), (2, *self.cell.model.event), seed=self.cell.seed)
+
+        def cold(index: Tensor, *, generator: torch.Generator) -> Tensor:
+            """Returns where inference begins at the first visit."""
+            like = torch.zeros(len(index), *cell.model.event)
+            q = cell.inference.fit().start(like, event_ndim=3, generator=generator)
+            return torch.stack((q.mean, q.log_scale), 1)
+
+        return ChainBank(len(self.store), (2, *cell.model.event), seed=cell.seed, init=cold)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for module in self.modules.values() for p in module.parameters()]
 
-    def _everywhere(self, count: Tensor) -> float:
-        """Returns the sum over processes."""
-        return float(self.accelerator.reduce(count.to(torch.float64), "sum"))
+    def _everywhere(self, values: list[float]) -> list[float]:
+        """Returns the sums over processes."""
+        if self.accelerator.num_processes == 1:
+            return values
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        sums: list[float] = self.accelerator.reduce(own, "sum").tolist()
+        return sums
 
     def _gather(self, part: Batch, tokens: float, *, sync: bool) -> dict[str, float]:
         """Adds the gradient of one micro-batch; returns summed nats."""
         world = self.accelerator.num_processes
-        plan = self.cell.train
-        kind = "ar" if self.done < plan.late * plan.iterations else self.cell.kind
-        z, logs, path = None, {}, None
+        cell, plan = self.cell, self.cell.train
+        kind = "ar" if self.done < plan.late * plan.iterations else cell.kind
+        z, logs = None, {}
+        path: list[Tensor] = []
         extra = torch.zeros((), device=self.device)
+        # What inference may see: the decoder is causal, so the rest need not be computed.
+        seen = max(1, round(plan.known * part.y.shape[1]))
+        x, y = part.x[:, :seen], part.y[:, :seen]
         if kind == "encoder":
-            q = self.wrapped["encoder"](part.x, part.y)
-            rows = Rows.of(self.cell.seed, part.index, "inference", self.done)
+            q = self.wrapped["encoder"](x, y)
+            rows = Rows.of(cell.seed, part.index, "inference", self.done)
             z, kl = q.rsample(normal(q.mean, rows)), q.kl()
-            weight = 1.0
+            weight = cell.inference.kl_weight
             if plan.kl_warm_up > 0:
-                weight = min(1.0, (self.done + 1) / (plan.kl_warm_up * plan.iterations))
-            extra, logs["kl"] = weight * kl.sum(), float(kl.sum().detach())
+                weight *= min(1.0, (self.done + 1) / (plan.kl_warm_up * plan.iterations))
+            extra = weight * kl.clamp(min=cell.inference.free_nats).sum()
+            logs["kl"] = float(kl.sum().detach())
         elif kind == "thought":
-            known = part.y
-            if plan.known < 1:
-                split = max(1, round(plan.known * part.y.shape[1]))
-                place = torch.arange(part.y.shape[1], device=self.device)
-                known = part.y.masked_fill(place >= split, IGNORED)
             with torch.no_grad(), self._recording() as path:
-                found = self.infer(part, known)
+                found = self.infer(part.index, x, y)
             z = found.z
-            logs |= {"kl": float(found.kl.sum())}
+            if found.q is not None:
+                logs["kl"] = float(found.kl.sum())
             if found.kl_floor is not None:
                 logs["kl_floor"] = float(found.kl_floor.sum())
             if self.encoder is not None and found.q is not None:
                 # the encoder follows the fit: KL(fitted q, its guess)
-                extra = found.q.kl(self.wrapped["encoder"](part.x, known)).sum()
-        with self._syncing(sync and not path):
+                extra = found.q.kl(self.wrapped["encoder"](x, y)).sum()
+        for latent in path:
+            # What the release lets leak: gradients of the fast steps, summed over tokens.
+            with self._syncing(False):
+                nll = self.wrapped["model"](x, y, latent).sum()
+                (nll * (world / cell.inference.samples)).backward()
+        # Last, as this one may be exchanged: it is the only one in which all modules take part.
+        with self._syncing(sync):
             nll = self.wrapped["model"](part.x, part.y, z).sum()
             loss = (nll + extra) / tokens * world  # DDP takes the mean over processes
             loss.backward()
-        for number, seen in enumerate(path or ()):
-            # What the release lets leak: gradients of the fast steps, summed over tokens.
-            with self._syncing(sync and number == len(path or ()) - 1):
-                (self.wrapped["model"](part.x, part.y, seen).sum() * world).backward()
         return logs | {"nll": float(nll.detach())}
 
     def _recording(self) -> "_Path":
         return _Path(self.model, active=self.cell.train.slow_grad == "path_sum")
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Collects sharded parameters once for all fast steps."""
+        modules = list(self.modules.values()) if self.sharded else []
+        for module in modules:
+            module.unshard()  # type: ignore[operator]  # FSDP's
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.reshard()  # type: ignore[operator]
 
     @contextmanager
     def _syncing(self, sync: bool) -> Iterator[None]:
@@ -291,15 +345,6 @@ def _split(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(**{name: part[first : first + size] for name, part in vars(batch).items()})
 
 
-def _sharded(module: nn.Module) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    fully_shard(module)
-    for name in getattr(module, "sharded_methods", ()):
-        register_fsdp_forward_method(module, name)
-    return module
-
-
 def _same_vocabulary(learner: Learner, state: dict[str, Any], path: Path) -> None:
     try:
         check_vocabulary(str(path), learner.vocabulary, state["vocabulary"])
@@ -318,23 +363,28 @@ def train(
     path, curve = folder / f"{cell.name}.state.pt", folder / f"{cell.name}.jsonl"
     learner = Learner(cell, settings, text, accelerator)
     main = accelerator.is_main_process
-    before = 0.0
+    before, rows = 0.0, []
+    # Sums since the last row, part of the checkpoint so that a resumed row has the same means.
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
     if path.exists():
-        before = learner.load(checkpoint.read(path), path)
-    rows = _rows(curve, learner.done)
-    total = cell.train.iterations
+        state = checkpoint.read(path)
+        learner.load(state, path)
+        before, rows = float(state["seconds"]), state["rows"]
+        sums, counts = state["sums"], state["counts"]
+    total, first = cell.train.iterations, learner.done
     every = settings.evaluate.every or max(1, total // 10)
     began = told = time.perf_counter()
-    outside, sums, count = 0.0, {}, 0
+    outside = 0.0
     while learner.done < total:
         logs = learner.step()
-        count += 1
         for name, value in logs.items():
             sums[name] = sums.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + 1
         now = time.perf_counter()
         if main and now - told > 15:
             told = now
-            rate = (now - began - outside) / max(1, count)
+            rate = (now - began - outside) / (learner.done - first)
             print(
                 f"{cell.name}: {learner.done}/{total}, "
                 + ", ".join(f"{k} {v:.4g}" for k, v in logs.items())
@@ -343,20 +393,24 @@ def train(
             )
         if learner.done % every == 0 or learner.done == total:
             row = {"step": learner.done, "seconds": before + now - began - outside}
-            row |= {name: value / count for name, value in sums.items()}
+            row |= {name: value / counts[name] for name, value in sums.items()}
             row |= {f"valid_{k}": v for k, v in quick(learner, settings, text).items()}
             rows.append(row)
             if main:
-                curve.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-            sums, count = {}, 0
-            outside += time.perf_counter() - now
-            began, told = began, time.perf_counter()
+                _write_lines(curve, rows)
+            sums, counts = {}, {}
+            told = time.perf_counter()
+            outside += told - now
         if learner.done % cell.train.save_every == 0 or learner.done == total:
             now = time.perf_counter()
-            state = learner.state(before + now - began - outside)
+            state = learner.state()
             if main:
-                checkpoint.write(path, state)
+                passed = before + now - began - outside
+                more = {"seconds": passed, "rows": rows, "sums": sums, "counts": counts}
+                checkpoint.write(path, {**state, **more})
             outside += time.perf_counter() - now
+    if main:
+        _write_lines(curve, rows)  # a curve may be younger than the checkpoint that was loaded
     return learner, rows, before + time.perf_counter() - began - outside
 
 
@@ -376,23 +430,27 @@ def load_model(folder: Path, name: str, text: Text) -> tuple[Cell, ThoughtModel,
         check_vocabulary(str(path), text.vocabulary(), state["vocabulary"])
     except ValueError as error:
         raise UserError(str(error)) from None
-    parts = {}
-    for kind, module in (("model", ThoughtModel), ("encoder", ThoughtEncoder)):
-        weights = {
-            key.removeprefix(f"{kind}."): value
-            for key, value in state["modules"].items()
-            if key.startswith(f"{kind}.")
-        }
-        if weights:
-            made = module(cell.model)
-            made.load_state_dict(weights)
-            parts[kind] = made.eval()
-    return cell, parts["model"], parts.get("encoder")
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, value in state["modules"].items():
+        kind, _, name = key.partition(".")
+        weights.setdefault(kind, {})[name] = value
+    return cell, *_built(cell, weights)
 
 
-def _rows(path: Path, done: int) -> list[dict[str, float]]:
-    """Returns the rows of a curve up to the update `done`."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [row for row in rows if row["step"] <= done]
+def _built(
+    cell: Cell, weights: dict[str, dict[str, Tensor]]
+) -> tuple[ThoughtModel, ThoughtEncoder | None]:
+    """Returns model and encoder with the weights of "model" and "encoder"."""
+    model, encoder = ThoughtModel(cell.model, generator=stream(0, "overwritten")), None
+    model.load_state_dict(weights["model"])
+    if "encoder" in weights:
+        encoder = ThoughtEncoder(cell.model, generator=stream(0, "overwritten"))
+        encoder.load_state_dict(weights["encoder"])
+        encoder.eval()
+    return model.eval(), encoder
+
+
+def _write_lines(path: Path, rows: list[dict[str, float]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)

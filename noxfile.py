@@ -59,6 +59,13 @@ def editable(names: list[str]) -> list[str]:
     return [word for name in names for word in ("-e", f"packages/{name}")]
 
 
+def test_tools(package: str) -> list[str]:
+    """Returns pip's arguments for the test tools of a package and of those below it."""
+    names = ["test", *(f"test-{name}" for name in closure(package))]
+    files = [f"requirements/{name}.txt" for name in names]
+    return [word for file in files if (ROOT / file).exists() for word in ("-r", file)]
+
+
 def sibling_range(version: str) -> str:
     """Returns the range in which siblings of `version` are accepted: one minor while 0.x."""
     release = Version(version)
@@ -137,7 +144,7 @@ def tests(session: nox.Session) -> None:
 def package(session: nox.Session, package: str) -> None:
     """Install one package alone, as a user would, and run its tests with shapes checked."""
     paths = [f"./packages/{name}" for name in closure(package)]
-    session.install(*CONSTRAINTS, *paths, "-r", "requirements/test.txt")
+    session.install(*CONSTRAINTS, *paths, *test_tools(package))
     shapes = f"--jaxtyping-packages={package.replace('-', '_')},beartype.beartype"
     session.run("pytest", f"packages/{package}", shapes, *session.posargs, env=ENVIRONMENT)
 

@@ -20,7 +20,10 @@ DOCUMENTS = sorted(
 )
 
 
-SHOWING = ("docs/", "packages/lv-core/", "packages/lv-neuro/", "packages/lv-priors/")
+SHOWING = (
+    *("docs/", "packages/lv-core/", "packages/lv-neuro/", "packages/lv-priors/"),
+    "packages/lv-text/",
+)
 """Documents that show all that their blocks print."""
 # A python block, and the block of text right behind it, which shows what it prints.
 SHOWN = re.compile(

@@ -125,8 +125,11 @@ def test_fields_of_the_training_are_changed_one_by_one():
     torch.testing.assert_close(model.codes, same.codes)
     with pytest.raises(TypeError, match="no_such"):
         model.fit(no_such=1.0)
+
+
+def test_fields_of_the_training_that_make_no_sense_are_refused(wrong_types):
     with pytest.raises(ValueError, match=r"rollout must be a whole number, got 2.5"):
-        model.fit(rollout=2.5)
+        make().fit(rollout=2.5)
 
 
 def test_sizes_matter_only_to_the_losses_that_need_them():

@@ -169,7 +169,7 @@ class HeadDirectionModel(nn.Module):
         training: Training | None = None,
         *,
         callback: Callable[[int, Losses], None] | None = None,
-        **changes: float,
+        **changes: float | int,
     ) -> Losses:
         """Trains all seeds; who wants to save and resume drives a `Trainer` instead.
 

@@ -38,6 +38,8 @@ _MAY_CHANGE = (
 
 def main(argv: Sequence[str]) -> None:
     """Runs the app with the words of the command line."""
+    if argv and argv[0] == "train":  # what happens without a word, too
+        argv = argv[1:]
     if argv and argv[0] in ("generate", "evaluate", "zero-shot", "gsm8k", "probe"):
         from apps.ltm.commands import command
 

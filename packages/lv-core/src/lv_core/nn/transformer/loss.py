@@ -1,5 +1,6 @@
 """Negative log-likelihood of tokens without the matrix of all logits."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ __all__ = ["token_nll"]
 # Shapes: N tokens, D width, V ids.
 
 IGNORED = -100
-_CPU_ROWS, _CPU_LOGITS, _GPU_LOGITS = 128, 2**18, 2**27  # measured: caches, and busy kernels
+_CPU_ROWS, _CPU_IDS, _GPU_LOGITS = 1024, 1024, 2**27  # measured: caches, and busy kernels
 
 Grads = Literal["none", "hidden", "weight"]
 
@@ -29,7 +30,8 @@ def token_nll(
 
     nll = logsumexp_v(weight_v . hidden) - weight_target . hidden
 
-    Logits exist for `chunk` tokens at a time. If `hidden` alone needs a gradient, that gradient,
+    Logits exist for `chunk` tokens at a time, on a CPU for 1,024 ids of them, whose exponentials
+    are summed against the largest logit so far. If `hidden` alone needs a gradient, that gradient,
     weight' (softmax - onehot), is formed beside the value: two products with the vocabulary in
     all, none repeated, and nothing stored but a tensor of the shape of `hidden`. If the weight
     needs one too, the logits are formed again on the way back. Under autocast, products take its
@@ -40,7 +42,7 @@ def token_nll(
         weight: `Decoder.head_weight`.
         targets: Ids of the tokens that follow; -100 = ignored, 0 nats.
         chunk: Tokens whose logits are formed at a time; None = a size that suits the
-            device: 128 tokens of a large vocabulary on a CPU, about 134 million logits on a GPU.
+            device: 1,024 tokens on a CPU, about 134 million logits on a GPU.
 
     Returns:
         Values in the shape of `targets`; float64 for float64 states, else float32.
@@ -63,9 +65,8 @@ def token_nll(
             f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         )
     if chunk is None:
-        outputs = weight.shape[0]
         on_cpu = hidden.device.type == "cpu"
-        chunk = max(_CPU_ROWS, (_CPU_LOGITS if on_cpu else _GPU_LOGITS) // outputs)
+        chunk = _CPU_ROWS if on_cpu else max(128, _GPU_LOGITS // weight.shape[0])
     if chunk < 1:
         raise ValueError(f"chunk must be positive, got {chunk}")
     check_ids(targets, weight.shape[0], "targets", ignore=IGNORED)
@@ -99,25 +100,14 @@ class _TokenNll(torch.autograd.Function):
         nll = torch.empty_like(log_sum)
         kept = targets != IGNORED
         places = targets.clamp(min=0)
-        near = torch.empty_like(hidden, dtype=dtype) if grads == "hidden" else None
+        near = torch.empty_like(hidden, dtype=wide) if grads == "hidden" else None
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
-            # Two buffers for all chunks: fresh ones of this size cost a page fault each 4 KiB.
-            buffer = matrix.new_empty(min(chunk, len(hidden)), len(matrix))
-            shares = torch.empty_like(buffer, dtype=wide)
             for rows in _chunks(len(hidden), chunk):
-                size = rows.stop - rows.start
-                logits = torch.mm(hidden[rows].to(dtype), matrix.T, out=buffer[:size])
-                target = places[rows, None]
-                chosen = logits.gather(1, target).to(wide)
-                # The largest softmax is at least 1/V, so that its logarithm is accurate: the
-                # exponentials of the softmax serve for the sum, too.
-                top = logits.amax(1, keepdim=True).to(wide)
-                soft = torch.softmax(logits, 1, wide, out=shares[:size])
-                log_sum[rows] = (top - soft.amax(1, keepdim=True).log())[:, 0]
-                nll[rows] = log_sum[rows] - chosen[:, 0]
-                if near is not None:
-                    torch.mm(_error(soft, target).to(dtype), matrix, out=near[rows])
+                states, target = hidden[rows].to(dtype), places[rows, None]
+                toward = None if near is None else near[rows]
+                total, chosen = _log_sum(states, matrix, target, wide, toward)
+                log_sum[rows], nll[rows] = total[:, 0], (total - chosen)[:, 0]
         if near is not None:
             near.masked_fill_(~kept[:, None], 0.0)
         nll = nll.masked_fill_(~kept, 0.0)
@@ -138,34 +128,95 @@ class _TokenNll(torch.autograd.Function):
         rest = (None,) * 4
         if ctx.grads == "hidden":
             (near,) = ctx.saved_tensors
-            return (near.to(grad.dtype) * grad[:, None]).to(ctx.kind), None, *rest
+            return (near * grad[:, None]).to(ctx.kind), None, *rest
         hidden, weight, places, kept, log_sum = ctx.saved_tensors
         wide, dtype = log_sum.dtype, ctx.dtype
         scale = grad * kept
-        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        to_hidden = torch.zeros_like(hidden, dtype=wide) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight, dtype=wide)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(dtype)
-            buffer = matrix.new_empty(min(ctx.chunk, len(hidden)), len(matrix))
             for rows in _chunks(len(hidden), ctx.chunk):
-                states = hidden[rows].to(dtype)
-                logits = torch.mm(states, matrix.T, out=buffer[: len(states)])
-                soft = logits.to(wide).sub_(log_sum[rows, None]).exp_()
-                error = _error(soft, places[rows, None]).to(dtype)
+                states, times = hidden[rows].to(dtype), scale[rows, None]
                 # Scaled on the side of the width, which is shorter than the vocabulary.
+                scaled = (states * times).to(dtype)
+                for ids, logits in _tiles(states, matrix):
+                    soft = logits.to(wide).sub_(log_sum[rows, None]).exp_()
+                    soft = _error(soft, places[rows, None], ids).to(dtype)
+                    if to_hidden is not None:
+                        _add_product(to_hidden[rows], soft, matrix[ids])
+                    _add_product(to_weight[ids], soft.T, scaled)
                 if to_hidden is not None:
-                    to_hidden[rows] = (error @ matrix) * scale[rows, None]
-                scaled = (states * scale[rows, None]).to(dtype)
-                if dtype == wide:
-                    to_weight.addmm_(error.T, scaled)
-                else:
-                    to_weight += error.T @ scaled
+                    to_hidden[rows] *= times
+        to_hidden = None if to_hidden is None else to_hidden.to(ctx.kind)
         return to_hidden, to_weight.to(weight.dtype), *rest
 
 
-def _error(soft: Tensor, target: Tensor) -> Tensor:
+def _log_sum(
+    states: Tensor, matrix: Tensor, target: Tensor, wide: torch.dtype, near: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns logsumexp and the target's logit, `(N, 1)` each; fills `near` with the gradient."""
+    level = torch.full((len(states), 1), -torch.inf, dtype=wide, device=states.device)
+    chosen, total = torch.zeros_like(level), torch.zeros_like(level)
+    for ids, logits in _tiles(states, matrix):
+        place, inside = _inside(target, ids)
+        chosen = torch.where(inside, logits.gather(1, place).to(wide), chosen)
+        before, (parts, level) = level, _exponentials(logits, level)
+        shrink = (before - level).exp_()  # what was summed so far refers to the level before
+        total.mul_(shrink).add_(parts.sum(1, keepdim=True))
+        if near is not None and ids.start == 0:
+            near.copy_(torch.mm(parts.to(matrix.dtype), matrix[ids]))
+        elif near is not None:
+            _add_product(near.mul_(shrink), parts.to(matrix.dtype), matrix[ids])
+    if near is not None:
+        near.div_(total).sub_(matrix[target[:, 0]])
+    return level + total.log_(), chosen
+
+
+def _exponentials(logits: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns exp(logits - new level) and the new level `(N, 1)`; uses the logits up."""
+    top = logits.amax(1, keepdim=True).to(level.dtype)
+    if logits.device.type == "cpu":
+        top = torch.maximum(top, level)
+        return logits.to(level.dtype).sub_(top).exp_(), top
+    # All ids at once, in one kernel. The largest softmax is at least 1/V, so that its logarithm
+    # is accurate.
+    parts = torch.softmax(logits, 1, level.dtype)
+    return parts, top - parts.amax(1, keepdim=True).log_()
+
+
+def _tiles(states: Tensor, matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields ids and their logits: all at once on a GPU; on a CPU as many as its caches hold.
+
+    The logits of each round lie in the buffer of the last: fresh ones of this size cost a page
+    fault each 4 KiB.
+    """
+    size = _CPU_IDS if states.device.type == "cpu" else len(matrix)
+    buffer = matrix.new_empty(len(states) * min(size, len(matrix)))
+    for ids in _chunks(len(matrix), size):
+        part = matrix[ids]
+        out = buffer[: len(states) * len(part)].view(len(states), len(part))
+        yield ids, torch.mm(states, part.T, out=out)
+
+
+def _inside(target: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
+    """Returns the place of each target among some ids, clamped, and whether it is one of them."""
+    place = target - ids.start
+    width = ids.stop - ids.start
+    return place.clamp(0, width - 1), (place >= 0) & (place < width)
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    if to.dtype == a.dtype:
+        to.addmm_(a, b)
+    else:
+        to += a @ b
+
+
+def _error(soft: Tensor, target: Tensor, ids: slice) -> Tensor:
     """Returns softmax - onehot, in place of the softmax."""
-    return soft.scatter_add_(1, target, soft.new_full(target.shape, -1.0))
+    place, inside = _inside(target, ids)
+    return soft.scatter_add_(1, place, -inside.to(soft.dtype))
 
 
 def _chunks(rows: int, chunk: int) -> list[slice]:

@@ -63,7 +63,8 @@ def _words_for_types(text: str | None) -> str | None:
         return None
     for long, short in (
         (
-            r"~?(?:torch\.\w+\.)*Generator \| ~?[\w.]*Shard \| ~?[\w.]*Rows \| ~?[\w.]*Draws \| None",
+            r"~?(?:torch\.\w+\.)*Generator \| ~?[\w.]*Shard \| ~?[\w.]*Rows \| "
+            r"~?[\w.]*Draws \| None",
             "Source",
         ),
         (r"~?(?:collections\.abc\.)?Callable\[\[~?[\w.]*Tensor\], ~?[\w.]*Tensor\]", "LogDensity"),

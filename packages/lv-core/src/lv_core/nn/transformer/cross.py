@@ -24,7 +24,7 @@ class Slots(NamedTuple):
     value: Tensor
     """Values, likewise."""
     bias: Tensor | None
-    """Folded: the query bias's share of the scores, `(B, 1, H M)`."""
+    """Folded: the query bias's share of the scores, `(B, H M, 1)`."""
 
     def select(self, index: Tensor) -> "Slots":
         """Returns the slots of chosen sequences."""
@@ -79,7 +79,7 @@ class CrossAttention(nn.Module):
         if angles is None:
             if self.query.bias is not None:
                 own = torch.unflatten(self.query.bias, 0, (heads, self.head_width)).to(key.dtype)
-                bias = torch.einsum("bmhe,he->bhm", key, own).flatten(1)[:, None]
+                bias = torch.einsum("bmhe,he->bhm", key, own).flatten(1)[:, :, None]
             weight = torch.unflatten(self.query.weight, 0, (heads, self.head_width))
             key = torch.einsum("bmhe,hed->bhmd", key, weight).flatten(1, 2)
         else:
@@ -116,10 +116,11 @@ class CrossAttention(nn.Module):
             out = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
             mixed: Tensor = self.out(out.transpose(1, 2).flatten(2))
             return mixed
-        score = torch.matmul(x, slots.key.mT)
+        # Tokens stand last: a softmax over a few slots in the last axis takes 20 times as long.
+        score = torch.matmul(slots.key, x.mT)
         if slots.bias is not None:
             score = score + slots.bias
-        weight = torch.unflatten(score, -1, (self.heads, -1)).softmax(dim=-1)
-        weight = functional.dropout(weight, dropout, self.training).flatten(2)
-        out = torch.matmul(weight, slots.value)
+        weight = torch.unflatten(score, 1, (self.heads, -1)).softmax(dim=2)
+        weight = functional.dropout(weight, dropout, self.training).flatten(1, 2)
+        out = torch.matmul(weight.mT, slots.value)
         return out if self.out.bias is None else out + self.out.bias

@@ -25,6 +25,7 @@ NOTES = (
     "learning rate fall from 0.34 as a cosine, as released."
 )
 _MAY_CHANGE = (
+    "fsdp",
     "processes",
     "publish",
     "threads",

@@ -120,7 +120,7 @@ def prepare(corpus: Corpus, folder: Path, *, source: Path | None, gpt2: Path | N
 
 def _files(corpus: Corpus) -> list[list[str | int]]:
     """Returns name, size and time of each file of an own text."""
-    paths = sorted({path for part in _own(Path(corpus.folder)).values() for path in part})
+    paths = sorted({path for part in _own(corpus.folder).values() for path in part})
     return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
 
 
@@ -150,13 +150,14 @@ def _splits(corpus: Corpus, source: Path | None) -> "dict[str, Callable[[], Iter
         train = [source / f"train-{k:02}.jsonl.xz" for k in range(corpus.shards)]
         files = {"train": train, **{s: [source / f"{s}.jsonl.xz"] for s in HELD_OUT}}
     else:
-        files = _own(Path(corpus.folder))
+        files = _own(corpus.folder)
     return {split: lambda paths=paths: _read(paths) for split, paths in files.items()}
 
 
-def _own(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
-        raise UserError(f"corpus.folder names no folder: {str(folder)!r}")
+def _own(name: str) -> dict[str, list[Path]]:
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        raise UserError(f"corpus.folder names no folder: {name!r}")
     paths = sorted(
         path for pattern in ("*.txt", "*.jsonl", "*.jsonl.xz") for path in folder.glob(pattern)
     )

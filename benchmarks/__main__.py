@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import machine
 
-NAMES = ("langevin", "nuts", "memory", "sgds", "oracle", "ring")
+NAMES = ("langevin", "nuts", "memory", "sgds", "oracle", "ring", "thought")
 README = Path(__file__).with_name("README.md")
 
 

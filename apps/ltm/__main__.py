@@ -97,6 +97,7 @@ def _report(run: Run, settings: Settings) -> None:
     from apps.ltm import figures, results
     from apps.ltm.cells import plan
     from apps.ltm.data import open_text
+    from apps.ltm.judge import judge_samples
     from apps.ltm.single import run_cell
     from apps.ltm.study import study_cells
 
@@ -113,6 +114,7 @@ def _report(run: Run, settings: Settings) -> None:
     run.save(1, "cells")  # holds the time they took, should only the report be made again
     if not run.is_main:
         return
+    judge_samples(records, text)
     try:
         run.finish(
             results.metrics(records),

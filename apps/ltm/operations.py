@@ -1,10 +1,14 @@
 """Training operations of a cell, by the paper's count and by ours."""
 
+import time
+
+import torch
+
 from apps.ltm.cells import Cell
 from lv_text import ThoughtConfig
 from lv_text.metrics import TrainingFlops, training_flops
 
-__all__ = ["equal_iterations", "operations", "used_parameters"]
+__all__ = ["equal_iterations", "operations", "throughput", "used_parameters"]
 
 
 def operations(cell: Cell) -> dict[str, float]:
@@ -49,6 +53,47 @@ def used_parameters(cell: Cell, names: dict[str, int]) -> int:
     """Returns the number of parameters that a cell uses: without latents no cross-attention."""
     idle = cell.kind == "ar"
     return sum(n for name, n in names.items() if not (idle and ".cross" in name))
+
+
+def throughput(
+    cell: Cell, seconds: float, device: torch.device, precision: str
+) -> dict[str, float]:
+    """Returns the speed of training: tokens, operations, and their share of the matmul rate.
+
+    The rate is measured here, in the run's precision, on large square matrices.
+
+    Arguments:
+        cell: What was trained.
+        seconds: Time of training on the clock.
+        device: Where.
+        precision: "fp32" or "bf16".
+    """
+    found = operations(cell)
+    tokens = cell.train.iterations * cell.train.batch_size * cell.model.length
+    rate = _matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    done = found["counted"] / max(seconds, 1e-9)
+    return {
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        "gflop_per_second": done,
+        "matmul_gflop_per_second": rate,
+        "utilization": done / rate,
+    }
+
+
+def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the best rate of a square product in units of 1e9 operations a second."""
+    size = 8192 if device.type == "cuda" else 512
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(10):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best / 1e9
 
 
 def _count(model: ThoughtConfig, fast: int, *, latents: bool) -> TrainingFlops:

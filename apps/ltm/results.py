@@ -59,6 +59,11 @@ def metrics(records: Sequence[Record]) -> dict[str, Any]:
             "continuation": _continuation(group),
             "entropy_of_samples": [_mean(record["samples"]["entropy"]) for record in group],
             "entropy_of_text": [_mean(record["samples"]["entropy_of_text"]) for record in group],
+            "judge_perplexity_of_samples": [
+                _mean(record["samples"].get("judge", ())) for record in group
+            ],
+            "judge_perplexity_of_text": group[0]["samples"].get("judge_of_text", math.nan),
+            "throughput": [record["throughput"] for record in group],
         }
         if variant == "ar":
             numbers["nll"] = [_per_token(r["held_out"]["nll"], "nll") for r in group]
@@ -131,6 +136,7 @@ def tables(records: Sequence[Record]) -> dict[str, list[dict[str, object]]]:
         "Held-out text, nats per token": rows,
         "Against inference steps at fixed weights, nats per token": steps,
         "Perplexities": _perplexities(records),
+        "Samples of the prior, and speed": _samples(records),
     }
 
 
@@ -305,6 +311,28 @@ def _perplexities(records: Sequence[Record]) -> list[dict[str, object]]:
                     ),
                 }
             )
+    return rows
+
+
+def _samples(records: Sequence[Record]) -> list[dict[str, object]]:
+    rows = []
+    for variant, group in by_variant(records).items():
+        drawn = [record["samples"] for record in group]
+        rows.append(
+            {
+                "model": TITLES.get(variant, variant),
+                "entropy (nats)": _list([_mean(s["entropy"]) for s in drawn], 2),
+                "of text": _list([_mean(s["entropy_of_text"]) for s in drawn], 2),
+                "5-gram perplexity": _list([_mean(s.get("judge", ())) for s in drawn], 0),
+                "of held-out text": f"{drawn[0].get('judge_of_text', math.nan):.0f}",
+                "training tokens a second": _list(
+                    [r["throughput"]["tokens_per_second"] for r in group], 0
+                ),
+                "share of the matmul rate": _list(
+                    [r["throughput"]["utilization"] for r in group], 2
+                ),
+            }
+        )
     return rows
 
 

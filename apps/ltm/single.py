@@ -11,7 +11,7 @@ from apps._runner.run import write_json
 from apps.ltm.cells import Cell
 from apps.ltm.data import Text
 from apps.ltm.evaluate import evaluate
-from apps.ltm.operations import operations, used_parameters
+from apps.ltm.operations import operations, throughput, used_parameters
 from apps.ltm.samples import prior_texts
 from apps.ltm.settings import Settings
 from apps.ltm.train import train
@@ -61,6 +61,7 @@ def run_cell(
             "seconds": round(seconds, 1),
             "tokens": cell.train.iterations * cell.train.batch_size * cell.model.length,
             "operations": operations(cell),
+            "throughput": throughput(cell, seconds, learner.device, settings.precision),
             "curve": curve,
             "held_out": evaluate(cell, model, encoder, settings, text, learner.device),
             "samples": prior_texts(cell, model, settings, text, learner.device),
@@ -81,7 +82,7 @@ def _uncached() -> "AutocastKwargs":
 def read_record(path: Path) -> dict[str, Any]:
     """Returns the record of a finished cell; what JSON calls null is no number, NaN."""
     record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    measured = ("curve", "held_out", "samples", "operations")
+    measured = ("curve", "held_out", "samples", "operations", "throughput")
     return record | {key: _with_nan(record[key]) for key in measured}
 
 

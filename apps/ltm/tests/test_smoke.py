@@ -36,6 +36,7 @@ def record(out: Path, name: str) -> dict[str, Any]:
     found = json.loads((out / "cells" / f"{name}.json").read_text())
     for row in (found, *found["curve"]):
         del row["seconds"]
+    found.pop("throughput", None)
     return found
 
 
@@ -112,8 +113,8 @@ def command(*extra: str) -> list[str]:
 )
 def test_a_run_ended_in_training_resumes_to_the_same_bits(ending: int, tmp_path: Path):
     # Rows of the curve lie between checkpoints; the accumulated bank of warm starts is kept.
-    more = "--variants fresh --train.warm-start True --train.iterations 150 --train.save-every 7"
-    more += " --evaluate.every 25 --corpus.documents 40 --evaluate.steps 4 --model.dropout 0.1"
+    more = "--variants fresh --train.warm-start True --train.iterations 80 --train.save-every 7"
+    more += " --evaluate.every 20 --corpus.documents 40 --evaluate.steps 4 --model.dropout 0.1"
     flags = more.split()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
@@ -132,8 +133,8 @@ def test_a_run_ended_in_training_resumes_to_the_same_bits(ending: int, tmp_path:
     time.sleep(0.3)
     child.send_signal(ending)
     child.wait()
-    done = torch.load(state, weights_only=True)["done"]
-    assert 0 < done < 150
+    half = torch.load(state, weights_only=True)
+    assert 0 < half["done"] < 80
     assert not (out / "result.json").exists()
     main(words(*flags, "--out", str(out), "--resume", "True"))
     main(words(*flags, "--out", str(tmp_path / "whole")))
@@ -141,10 +142,8 @@ def test_a_run_ended_in_training_resumes_to_the_same_bits(ending: int, tmp_path:
     cut, whole = (weights(path, "fresh-0") for path in (out, tmp_path / "whole"))
     for name, value in whole.items():
         assert torch.equal(cut[name], value), name
-    # a wrong control: another seed gives other weights
-    main(words(*flags, "--seed", "1", "--out", str(tmp_path / "other")))
-    other = weights(tmp_path / "other", "fresh-1")
-    assert not all(torch.equal(other[name], value) for name, value in whole.items())
+    # a wrong control: what was stored when it ended is told apart
+    assert not all(torch.equal(half["modules"][name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize(

@@ -46,15 +46,15 @@ def run(*, quick: bool = False) -> str:
         "Two versions on the same weights, latents and noise in float64, 16 fast steps: largest "
         f"difference {found[0]:.0e} in the latents, {found[1]:.0e} of the largest entry in the "
         "gradient of the weights.",
-        _training(tiny, batch=16, steps=16, rounds=2 if quick else 11, compiled=not quick),
+        _training(tiny, batch=16, steps=16, rounds=2 if quick else 7, compiled=not quick),
     ]
     if quick:
         parts.append(_training(replace(small, vocabulary=8192), batch=1, steps=1, rounds=1))
     else:
         parts.append(_training(small, batch=1, steps=16, rounds=3, ablations=False))
-        parts.append(_training(small, batch=1, steps=2, rounds=5))
-    parts.append(_memory(small, batches=(1,) if quick else (1, 4)))
-    parts.append(_generation(replace(small, vocabulary=8192), rounds=1 if quick else 5))
+        parts.append(_training(small, batch=1, steps=2, rounds=3))
+    parts.append(_memory(small, batches=(1,) if quick else (1, 2, 4)))
+    parts.append(_generation(replace(small, vocabulary=8192), rounds=1 if quick else 3))
     return "\n\n".join(parts)
 
 
@@ -316,45 +316,57 @@ def _generation(config: ThoughtConfig, *, rounds: int) -> str:
     same = same_text(replace(ThoughtConfig.tiny(), vocabulary=64))
     rows = []
     for batch in (1, 8):
-        z = torch.randn(batch, *config.event, generator=stream(0, "z"))
-        ids = torch.randint(config.vocabulary, (batch, DRAWN), generator=stream(0, "ids"))
-        middles = range(STRATUM // 2, DRAWN, STRATUM)
-
-        def cached(z: Tensor = z) -> None:
-            generate(model, z=z, bos=0, new_tokens=DRAWN, generator=stream(0, "draw"))
-
-        def uncached(z: Tensor = z, ids: Tensor = ids, middles: range = middles) -> None:
-            for length in middles:
-                prompt = ids[:, :length]
-                draw = stream(0, "draw")
-                generate(model, z=z, prompt=prompt, new_tokens=1, use_cache=False, generator=draw)
-
-        times = in_turns({"cached": cached, "uncached": uncached}, repetitions=rounds)
-        whole = {"cached": times.median("cached"), "uncached": STRATUM * times.median("uncached")}
-        scaled = replace(
-            times,
-            seconds={
-                "cached": times.seconds["cached"],
-                "uncached": STRATUM * times.seconds["uncached"],
-            },
-        )
-        for name, seconds in whole.items():
-            speed, gain = batch * DRAWN / seconds, scaled.spread("uncached", name)
-            rows.append([f"{batch}", name, f"{seconds:.2f}", f"{speed:.0f}", gain])
-        passes = 2 * sum(p.numel() for p in model.parameters()) * DRAWN * batch
-        limit = passes / matmul_rate()
-        gain = f"{whole['uncached'] / limit:.1f}"
-        rows.append(
-            [f"{batch}", "products of one token each at the best rate", f"{limit:.2f}", "", gain]
-        )
-    header = ["B", "version", "s", "tokens a second", "times faster (quartiles)"]
+        for prompt in (1, config.length - DRAWN):
+            rows += _drawing(model, batch, prompt, rounds)
+    header = ["B", "prompt", "version", "s", "tokens a second", "times faster (quartiles)"]
     return (
-        f"**Generation of {DRAWN} tokens after BOS, D = {config.width}, L = {config.layers}, "
+        f"**Generation of {DRAWN} tokens after a prompt, D = {config.width}, L = {config.layers}, "
         f"window {config.window}, V = {config.vocabulary:,}; {rounds} rounds.** Without cache one "
         f"forward pass is timed in the middle of every {STRATUM} lengths and counted {STRATUM} "
         f"times. Greedy texts of both on a small float64 model, {same} tokens: identical.\n\n"
         + markdown(header, rows)
     )
+
+
+def _drawing(model: ThoughtModel, batch: int, prompt: int, rounds: int) -> list[list[str]]:
+    """Returns the rows of one batch size and length of prompt."""
+    config = model.config
+    z = torch.randn(batch, *config.event, generator=stream(0, "z"))
+    shape = (batch, config.length)
+    ids = torch.randint(config.vocabulary, shape, generator=stream(0, "ids"))
+
+    def draw(length: int, new_tokens: int, *, use_cache: bool) -> None:
+        generate(
+            model,
+            z=z,
+            prompt=ids[:, :length],
+            new_tokens=new_tokens,
+            use_cache=use_cache,
+            generator=stream(0, "draw"),
+        )
+
+    def uncached() -> None:
+        for length in range(prompt + STRATUM // 2, prompt + DRAWN, STRATUM):
+            draw(length, 1, use_cache=False)
+
+    timed = in_turns(
+        {"cached": lambda: draw(prompt, DRAWN, use_cache=True), "uncached": uncached},
+        repetitions=rounds,
+    )
+    seconds = {**timed.seconds, "uncached": STRATUM * timed.seconds["uncached"]}
+    times = replace(timed, seconds=seconds)
+    rows = []
+    for name in seconds:
+        speed = batch * DRAWN / times.median(name)
+        gain = times.spread("uncached", name)
+        rows.append(
+            [f"{batch}", f"{prompt}", name, f"{times.median(name):.2f}", f"{speed:.0f}", gain]
+        )
+    weights = sum(p.numel() for p in model.parameters())
+    limit = 2 * weights * DRAWN * batch / matmul_rate()
+    gain = f"{times.median('uncached') / limit:.0f}"
+    name = "products of one token each at the best rate"
+    return [*rows, [f"{batch}", f"{prompt}", name, f"{limit:.2f}", "", gain]]
 
 
 def same_text(config: ThoughtConfig) -> int:

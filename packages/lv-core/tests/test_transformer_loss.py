@@ -150,3 +150,26 @@ def test_takes_half_types_and_returns_single_precision() -> None:
 def test_sequences_without_tokens_have_no_loss() -> None:
     hidden, weight, targets = problem()
     assert token_nll(hidden[:, :0], weight, targets[:, :0]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("which", ["hidden", "weight", "both", "none"])
+def test_more_tokens_and_ids_than_a_tile_holds(which) -> None:
+    # On a CPU scores are formed in tiles of about a thousand tokens and ids: both are crossed.
+    hidden = torch.randn(1100, 4, dtype=DOUBLE).requires_grad_(which in ("hidden", "both"))
+    weight = torch.randn(2100, 4, dtype=DOUBLE).requires_grad_(which in ("weight", "both"))
+    targets = torch.randint(2100, (1100,))
+    targets[-1] = -100
+    targets[:3] = torch.tensor([0, 1024, 2099])
+    ours = token_nll(hidden, weight, targets)
+    plain = functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-11)
+    wanted = [x for x in (hidden, weight) if x.requires_grad]
+    if wanted:
+        scale = torch.randn(1100, dtype=DOUBLE)
+        pairs = zip(
+            torch.autograd.grad((ours * scale).sum(), wanted),
+            torch.autograd.grad((plain * scale).sum(), wanted),
+            strict=True,
+        )
+        for a, b in pairs:
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-11)

@@ -100,8 +100,7 @@ class LinearPoly(Transformation):
     """F(v, dx) = (I + B dx + B^2 dx^2 / 2) v: the series of `expm` up to second order, B free.
 
     The series turns a harmonic of frequency w by a matrix of norm sqrt(1 + (w dx)^4 / 4), so many
-    turns magnify high harmonics: in our trials (d = 50, two seeds) the heading was 5 degrees off
-    after 100 turns and lost after 1000. `LinearGroup` has no such limit.
+    turns magnify high harmonics, and long paths are lost. `LinearGroup` has no such limit.
 
     Source:
         Zhao et al., 2024 (an option; the form of Gao et al., "On Path Integration of Grid

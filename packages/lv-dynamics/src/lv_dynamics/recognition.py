@@ -23,7 +23,8 @@ class RecognitionNetwork(nn.Module):
     masked or padding change nothing, however many there are.
 
     Arguments:
-        observed: Shape of one observation: `(p,)`, or `(channels, height, width)`.
+        observed: Shape of one observation: `(p,)`, or an image `(height, width)` or
+            `(channels, height, width)`.
         latent: Number D of latent numbers.
         hidden: Width of the recurrent state.
         embedding: Width of the embedding of one row.
@@ -70,9 +71,10 @@ class RecognitionNetwork(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        if len(observed) not in (1, 3) or min(observed) < 1:
+        if len(observed) not in (1, 2, 3) or min(observed) < 1:
             raise ValueError(
-                f"observed must be (p,) or (channels, height, width), got {tuple(observed)}"
+                "observed must be (p,), (height, width) or (channels, height, width), got "
+                f"{tuple(observed)}"
             )
         if cell not in ("gru", "ode_rnn"):
             raise ValueError(f"cell must be 'gru' or 'ode_rnn', got {cell!r}")
@@ -133,10 +135,12 @@ class RecognitionNetwork(nn.Module):
         mask = rows.mask.to(self.center.dtype)
         values = rows.values.to(self.center.dtype)
         x = torch.where(rows.mask, (values - self.center) / self.spread, 0.0)
+        if len(self.observed) == 2:
+            x, mask = x.unsqueeze(2), mask.unsqueeze(2)
         gaps = (rows.gaps() / self.time_scale).to(x.dtype)
         first = (rows.times[:, -1] / self.time_scale).to(x.dtype)
         seen = torch.cat((self.embed(x, mask), gaps.unsqueeze(-1)), dim=-1)
-        state = self._read(seen, gaps, rows.count, first)
+        state = self._read(seen, gaps, rows.lengths, first)
         # A distance of many rows must not swamp the read-out.
         last = torch.cat((state, torch.log1p(first).unsqueeze(-1)), dim=-1)
         return DiagonalGaussian.split(self.head(last), min_log_scale=self.min_log_scale)
@@ -145,7 +149,8 @@ class RecognitionNetwork(nn.Module):
         if self.gru is not None:
             outputs, _ = self.gru(seen)
             last = (count - 1).reshape(-1, 1, 1).expand(-1, 1, self.hidden)
-            return outputs.gather(1, last).squeeze(1)
+            end: Tensor = outputs.gather(1, last).squeeze(1)
+            return end
         assert self.cell is not None
         state = seen.new_zeros(len(seen), self.hidden)
         for k in range(seen.shape[1]):
@@ -163,27 +168,27 @@ class RecognitionNetwork(nn.Module):
 
 
 class _Embedding(nn.Module):
-    """Maps values and masks `(B, K, *observed)` to `(B, K, embedding)`."""
+    """Maps values and masks `(B, K, channels, ...)` to `(B, K, embedding)`."""
 
-    def __init__(self, network: nn.Module, axis: int) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.axis = network, axis
+        self.network = network
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        both = torch.cat((x, mask), dim=self.axis)
-        embedded: Tensor = self.network(both.flatten(0, 1))
-        return embedded.unflatten(0, x.shape[:2])
+        both = torch.cat((x.flatten(0, 1), mask.flatten(0, 1)), dim=1)
+        embedded: Tensor = self.network(both)
+        return embedded.reshape(*x.shape[:2], -1)
 
 
 def _vectors(width: int, embedding: int) -> _Embedding:
     network = nn.Sequential(
         nn.Linear(2 * width, embedding), nn.Tanh(), nn.Linear(embedding, embedding), nn.Tanh()
     )
-    return _Embedding(network, -1)
+    return _Embedding(network)
 
 
 def _images(observed: tuple[int, ...], embedding: int) -> _Embedding:
-    channels, height, width = observed
+    channels, height, width = (1, *observed)[-3:]
     # Two convolutions of stride 2 without batch norm, which would couple the sequences.
     size = 32 * -(-height // 4) * -(-width // 4)
     network = nn.Sequential(
@@ -195,16 +200,16 @@ def _images(observed: tuple[int, ...], embedding: int) -> _Embedding:
         nn.Linear(size, embedding),
         nn.Tanh(),
     )
-    return _Embedding(network, 2)
+    return _Embedding(network)
 
 
 class _Backwards(NamedTuple):
-    """The observed rows of each sequence, the last one first; beyond `count` the first again."""
+    """The observed rows of each sequence, the last one first; beyond `lengths` the first again."""
 
     values: Tensor
     mask: Tensor
     times: Tensor
-    count: Tensor
+    lengths: Tensor
 
     @classmethod
     def of(cls, sequences: Sequences) -> "_Backwards":

@@ -95,7 +95,7 @@ class _Neighbors(NamedTuple):
     def filled(self, result: Tensor) -> Tensor:
         if self.fill is not None:
             result = torch.where(self.seen, result, self.fill.reshape(-1).to(result))
-        return result.unflatten(-1, self.shape)
+        return result.reshape(*result.shape[:2], *self.shape)
 
 
 def _inside(near: _Neighbors) -> Tensor:

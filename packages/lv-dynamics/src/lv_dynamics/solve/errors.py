@@ -1,0 +1,74 @@
+"""What a solve that fails says."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["SolveError", "check_finite", "index_of", "name_of"]
+
+
+class SolveError(FloatingPointError):
+    """Says which sequence could not be solved.
+
+    Arguments:
+        message: What happened, where, and what helps.
+        sequence: Index of the sequence, one number for each batch axis.
+    """
+
+    def __init__(self, message: str, *, sequence: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.sequence = sequence
+
+
+def check_finite(
+    start: Float[Tensor, "rows state"],
+    states: Float[Tensor, "rows time state"],
+    times: Float[Tensor, "grids time"],
+    batch: tuple[int, ...],
+) -> None:
+    """Raises SolveError for the first sequence whose start or states are not finite.
+
+    Arguments:
+        start: States at time 0.
+        states: States at the output times.
+        times: Output times, one row for all sequences or one for each.
+        batch: Shape by which the message names a sequence.
+    """
+    # One number to wait for; NaN and infinity survive the sum, opposite infinities as NaN.
+    if math.isfinite(float(states.detach().double().sum())):
+        return
+    for values, what in ((start[:, None], "start"), (states, "states")):
+        bad = ~values.detach().isfinite().all(-1)
+        if not bool(bad.any()):
+            continue
+        row = int(bad.any(-1).int().argmax())
+        if what == "start":
+            reason = "its start is not finite"
+        else:
+            column = int(bad[row].int().argmax())
+            time = float(times[row if len(times) > 1 else 0, column])
+            reason = (
+                f"its state is not finite from time {time:g} on; the field makes it grow without "
+                "bound or the steps are too long: try a smaller step_size, smooth activations "
+                "and weight decay"
+            )
+        raise SolveError(
+            f"the solve of sequence {name_of(row, batch)} diverged: {reason}",
+            sequence=index_of(row, batch),
+        )
+
+
+def index_of(row: int, batch: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the index in a batch of this shape of the sequence with this number."""
+    index = []
+    for length in reversed(batch):
+        row, place = divmod(row, length)
+        index.append(place)
+    return tuple(reversed(index))
+
+
+def name_of(row: int, batch: tuple[int, ...]) -> str:
+    """Returns how messages name a sequence: its index in a batch of this shape."""
+    index = index_of(row, batch)
+    return str(index[0]) if len(index) == 1 else str(index)

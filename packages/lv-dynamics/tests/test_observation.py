@@ -45,7 +45,7 @@ def test_the_scorer_takes_another_sigma_and_another_type():
     torch.testing.assert_close(
         noise.scorer(x, mask, sigma=each)(g), Normal(g, each).log_prob(x).sum(-1)
     )
-    with pytest.raises(ValueError, match="sigma must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"sigma must be positive, got 0\.0"):
         noise.scorer(x, mask, sigma=0.0)
     with pytest.raises(ValueError, match=r"broadcast to the shape \(2,\), got \(3,\)"):
         noise.scorer(x, mask, sigma=torch.ones(3))

@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["Bernoulli", "BernoulliInput", "GaussianNoise", "Observation"]
+__all__ = ["Bernoulli", "BernoulliInput", "GaussianNoise", "Observation", "RowScore"]
 
 BernoulliInput = Literal["logits", "probabilities"]
 """What the emission returns: logarithms of odds, or probabilities."""
+
+RowScore = Callable[[Tensor], Tensor]
+"""From outputs `(*batch, n, *obs)` to log densities of the n rows, `(*batch, n)`."""
 
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -99,12 +102,12 @@ class GaussianNoise(nn.Module):
 
     def scorer(
         self,
-        x: Float[Tensor, "n *obs"],
+        x: Float[Tensor, "n ..."],
         mask: Bool[Tensor, "n ..."],
         *,
         sigma: float | Float[Tensor, "..."] | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]:
+    ) -> RowScore:
         """Returns a function from outputs `(*batch, n, *obs)` to log densities `(*batch, n)`.
 
         The sum over the observed entries of each row. What does not depend on the output is

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lv_dynamics.field import VectorField
 from lv_dynamics.solve.adaptive import solve_adaptive
-from lv_dynamics.solve.errors import check_finite
+from lv_dynamics.solve.errors import check_finite, is_finite
+from lv_dynamics.solve.fused import can_fuse, solve_fused
 from lv_dynamics.solve.grid import TimeGrid, check_times
 from lv_dynamics.solve.plain import evaluations, solve_plain
 from lv_dynamics.solve.settings import Solver, SolverStatistics
@@ -85,7 +86,7 @@ def solve(
             grid = TimeGrid.build(rows, settings, dtype=start.dtype, check=False)
         statistics.steps += grid.steps
         statistics.evaluations += evaluations(grid)
-        states = solve_plain(_bound(field, static), flat, grid)
+        states = _fixed(field, flat, static, grid)
     else:
         carried = static if settings.adjoint else None
         velocity = field if settings.adjoint else _bound(field, static)
@@ -95,6 +96,18 @@ def solve(
     if settings.check:
         check_finite(flat, states, rows, tuple(batch))
     return states.reshape(*batch, *states.shape[1:])
+
+
+def _fixed(
+    field: Callable[..., Tensor], start: Tensor, static: Tensor | None, grid: TimeGrid
+) -> Tensor:
+    settings = grid.settings
+    if settings.fused and isinstance(field, VectorField) and can_fuse(field, start, static):
+        states = solve_fused(field, start, static, grid)
+        # Its softplus overflows from inputs of 88 in float32, the plain one only with them.
+        if not settings.check or is_finite(states):
+            return states
+    return solve_plain(_bound(field, static), start, grid)
 
 
 def _rows(times: Tensor, batch: torch.Size) -> Tensor:

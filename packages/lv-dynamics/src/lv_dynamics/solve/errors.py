@@ -2,10 +2,11 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["SolveError", "check_finite", "index_of", "name_of"]
+__all__ = ["SolveError", "check_finite", "index_of", "is_finite", "name_of"]
 
 
 class SolveError(FloatingPointError):
@@ -35,8 +36,7 @@ def check_finite(
         times: Output times, one row for all sequences or one for each.
         batch: Shape by which the message names a sequence.
     """
-    # One number to wait for; NaN and infinity survive the sum, opposite infinities as NaN.
-    if math.isfinite(float(states.detach().double().sum())):
+    if is_finite(states):
         return
     for values, what in ((start[:, None], "start"), (states, "states")):
         bad = ~values.detach().isfinite().all(-1)
@@ -57,6 +57,12 @@ def check_finite(
             f"the solve of sequence {name_of(row, batch)} diverged: {reason}",
             sequence=index_of(row, batch),
         )
+
+
+def is_finite(states: Float[Tensor, "..."]) -> bool:
+    """Returns whether all states are finite; waits for the device."""
+    # Infinity and NaN survive the sum (opposite infinities as NaN), in one pass.
+    return math.isfinite(float(states.detach().sum(dtype=torch.float64)))
 
 
 def index_of(row: int, batch: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,11 +6,11 @@ from lv_dynamics.systems.bouncing_ball import (
     ball_states,
     bouncing_balls,
 )
+from lv_dynamics.systems.damped_pendulum import pendulum
 from lv_dynamics.systems.digit import rotating_digits
 from lv_dynamics.systems.glyph import Glyphs, glyph_digits
 from lv_dynamics.systems.hopper import hoppers
-from lv_dynamics.systems.lotka_volterra import lotka_volterra
-from lv_dynamics.systems.pendulum import pendulum
+from lv_dynamics.systems.predator_prey import lotka_volterra
 from lv_dynamics.systems.sinusoid import irregular_times, periodic, sinusoids
 from lv_dynamics.systems.spiral import spirals
 from lv_dynamics.systems.splits import SPLITS, Part, Size, System, split

@@ -141,4 +141,5 @@ def _distance(points: Tensor, size: int) -> Tensor:
     along = last - first
     square = along.square().sum(-1).clamp(min=1e-12)
     share = (((pixels - first) * along).sum(-1) / square).clamp(0, 1)
-    return torch.linalg.vector_norm(pixels - first - share[..., None] * along, dim=-1)
+    away = pixels - first - share[..., None] * along
+    return away.square().sum(-1).sqrt()

@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args
 from lv_core import stream
 from lv_dynamics.sequences import Sequences
 from lv_dynamics.systems.bouncing_ball import bouncing_balls
+from lv_dynamics.systems.damped_pendulum import pendulum
 from lv_dynamics.systems.digit import rotating_digits
 from lv_dynamics.systems.hopper import hoppers
-from lv_dynamics.systems.lotka_volterra import lotka_volterra
-from lv_dynamics.systems.pendulum import pendulum
+from lv_dynamics.systems.predator_prey import lotka_volterra
 from lv_dynamics.systems.sinusoid import irregular_times, periodic, sinusoids
 from lv_dynamics.systems.spiral import spirals
 

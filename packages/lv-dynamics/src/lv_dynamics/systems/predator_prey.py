@@ -67,7 +67,7 @@ def lotka_volterra(
         prey, predators = logs.exp().unbind(-1)
         return torch.stack([alpha - beta * predators, delta * prey - gamma], -1)
 
-    x = integrate(derivative, first.log(), grid, step=1 / 640).exp()
+    x = integrate(derivative, first.log(), grid, step=1 / 320).exp()
     x = x + noise * first_point_free(between(tuple(x.shape), (0.0, 1.0), generator))
     factors = {"alpha": alpha, "beta": beta, "gamma": gamma, "delta": delta, "start": first}
     return Sequences(grid, x, factors=factors).to(dtype)

@@ -5,7 +5,6 @@ B sequences, T rows (the longest sequence, shorter ones are padded), obs shape o
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,18 +12,18 @@ from torch import Tensor
 
 from lv_dynamics.padding import lengthened, padded
 from lv_dynamics.scaling import Scaling
+from lv_dynamics.selection import Selections
 from lv_dynamics.validation import (
     check_shapes,
     check_times,
     check_values,
-    refuse_first,
 )
 
 __all__ = ["Sequences"]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class Sequences:
+class Sequences(Selections):
     """A batch of sequences: times, values, and which entries were observed.
 
     Every sequence has a clock of its own, which starts at t = 0; the first row may come later.
@@ -91,16 +90,6 @@ class Sequences:
             factors=dict(factors or {}),
         )
 
-    def _set(self, **fields: object) -> None:
-        for name, content in fields.items():
-            object.__setattr__(self, name, content)
-
-    def _with(self, **fields: object) -> "Sequences":
-        """Returns a copy with other fields, which are known to be right, unchecked."""
-        copy = object.__new__(type(self))
-        copy._set(**{**self.__dict__, **fields})
-        return copy
-
     @classmethod
     def from_list(
         cls,
@@ -150,9 +139,6 @@ class Sequences:
             factors={n: torch.cat([p.factors[n] for p in parts]) for n in parts[0].factors},
         )
 
-    def __len__(self) -> int:
-        return len(self.times)
-
     def __iter__(self) -> "Iterator[Sequences]":
         return (self[index] for index in range(len(self)))
 
@@ -196,138 +182,9 @@ class Sequences:
         return self.mask.flatten(1).sum(1) * copies
 
     @property
-    def rows(self) -> Bool[Tensor, "batch time"]:
-        """Which rows have an observed entry."""
-        return self.mask.flatten(2).any(2)
-
-    @property
     def horizon(self) -> Float[Tensor, " batch"]:
         """Last time of each sequence."""
         return self.times[:, -1]
-
-    def prefix(
-        self, count: int | Tensor, *, of: Literal["rows", "observed"] = "rows"
-    ) -> "Sequences":
-        """Returns the sequences with nothing observed after the first rows; times are kept.
-
-        Arguments:
-            count: Number of rows that stay observed, one for all or one for each, shape `(B,)`.
-            of: "rows" counts all rows; "observed" only those with an observed entry, so that no
-                sequence is ever left without one.
-
-        Raises:
-            ValueError: If a sequence has no observed entry left; the message names it.
-        """
-        number = torch.as_tensor(count, device=self.times.device).expand(len(self))[:, None]
-        refuse_first(number[:, 0] < 1, "count must be at least 1, got less")
-        if of == "rows":
-            keep = torch.arange(self.times.shape[1], device=number.device) < number
-        else:
-            keep = self.rows.cumsum(1) <= number
-        return self._seen(keep, "has no observed entry in its first rows: take a larger count")
-
-    def crop(self, count: int) -> "Sequences":
-        """Returns the first `count` rows of every sequence; all after them are dropped.
-
-        Arguments:
-            count: Number of rows, at least 1; may exceed the length of sequences.
-
-        Raises:
-            ValueError: If a sequence has no observed entry left; the message names it.
-        """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
-        cropped = self._with(
-            times=self.times[:, :count],
-            values=self.values[:, :count],
-            mask=self.mask[:, :count],
-            lengths=self.lengths.clamp(max=count),
-        )
-        unseen = ~cropped.rows.any(1)
-        refuse_first(unseen, "has no observed entry in its first rows: take a larger count")
-        return cropped
-
-    def window(
-        self, start: Int[Tensor, " batch"], count: int, *, shift: bool = True
-    ) -> "Sequences":
-        """Returns `count` rows of each sequence, from its own start.
-
-        Arguments:
-            start: Row at which the window of each sequence begins.
-            count: Number of rows, at least 1.
-            shift: Whether the window's first row becomes t = 0. Otherwise times are kept, and
-                with them what t = 0 means.
-
-        Raises:
-            ValueError: If a window leaves its sequence or has no observed entry.
-        """
-        start = start.to(self.times.device)
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
-        outside = (start < 0) | (start + count > self.lengths)
-        refuse_first(outside, f"has no {count} rows from its start on: choose an earlier start")
-        row = start[:, None] + torch.arange(count, device=start.device)
-        pick = torch.arange(len(self), device=start.device)[:, None], row
-        times = self.times[pick]
-        part = self._with(
-            times=times - times[:, :1] if shift else times,
-            values=self.values[pick],
-            mask=self.mask[pick],
-            lengths=torch.full_like(self.lengths, count),
-        )
-        refuse_first(~part.rows.any(1), "has no observed entry in its window")
-        return part
-
-    def thin(
-        self,
-        share: float | None = None,
-        *,
-        count: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> "Sequences":
-        """Returns the sequences with a random subset of their observed rows; times are kept.
-
-        Arguments:
-            share: Share of the observed rows that stay, in (0, 1]; rounded, at least one row.
-            count: Number of rows that stay, instead of a share; at most all.
-            generator: Source of randomness; None means torch's global one.
-
-        Raises:
-            ValueError: If not exactly one of share and count is given, or it is out of range.
-        """
-        if (share is None) == (count is None):
-            raise ValueError(f"give either share or count, got {share=} and {count=}")
-        rows = self.rows
-        if share is not None and 0 < share <= 1:
-            number = (rows.sum(1) * share).round().clamp(min=1)
-        elif count is not None and count >= 1:
-            number = torch.full_like(self.lengths, count)
-        else:
-            raise ValueError(
-                f"share must be in (0, 1] and count at least 1, got {share=} and {count=}"
-            )
-        device = rows.device if generator is None else generator.device
-        lot = torch.rand(rows.shape, dtype=torch.float64, generator=generator, device=device)
-        rank = lot.to(rows.device).masked_fill(~rows, 2.0).argsort(1).argsort(1)
-        return self._seen(rank < number[:, None], "")
-
-    def compact(self) -> "Sequences":
-        """Returns the sequences without rows in which nothing was observed; times are kept.
-
-        Fewer rows cost less, and a sequence's clock still starts at the same t = 0.
-        """
-        rows = self.rows
-        lengths = rows.sum(1)
-        order = (~rows).int().argsort(dim=1, stable=True)[:, : int(lengths.max())]
-        pick = torch.arange(len(self), device=order.device)[:, None], order
-        real = torch.arange(order.shape[1], device=order.device) < lengths[:, None]
-        times = self.times[pick]
-        return self._with(
-            times=torch.where(real, times, times.gather(1, lengths[:, None] - 1)),
-            values=self.values[pick],
-            mask=self.mask[pick],
-            lengths=lengths,
-        )
 
     def scaling(self) -> Scaling:
         """Returns the scaling to mean 0 and deviation 1 of each channel, of observed entries."""
@@ -370,8 +227,3 @@ class Sequences:
             rows = torch.arange(self.times.shape[1], device=self.times.device)
             check_times(copy.times, rows < self.lengths[:, None])  # may have become equal
         return copy
-
-    def _seen(self, keep: Tensor, problem: str) -> "Sequences":
-        mask = self.mask & keep.reshape(*keep.shape, *[1] * len(self.obs_shape))
-        refuse_first(~mask.flatten(1).any(1), problem)
-        return self._with(mask=mask, values=torch.where(mask, self.values, 0.0))

@@ -1,6 +1,7 @@
 """Squared errors of predictions, over the entries that were observed."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -97,8 +98,7 @@ def block_mse(
     """
     if len(edges) < 2:
         raise ValueError(f"edges must hold at least two rows, got {list(edges)}")
-    pairs = zip(edges[:-1], edges[1:], strict=True)
-    return torch.stack([mse(prediction, target, first=a, last=b) for a, b in pairs])
+    return torch.stack([mse(prediction, target, first=a, last=b) for a, b in pairwise(edges)])
 
 
 def error_curve(

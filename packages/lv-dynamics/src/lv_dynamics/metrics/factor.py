@@ -74,4 +74,5 @@ def r2_of_factors(
 
 def _weights(design: Tensor, y: Tensor) -> Tensor:
     # by the pseudo-inverse, as latents that the model does not use may be constant
-    return torch.linalg.pinv(design) @ y
+    inverse: Tensor = torch.linalg.pinv(design)
+    return inverse @ y

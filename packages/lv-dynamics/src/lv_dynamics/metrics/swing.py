@@ -14,7 +14,7 @@ __all__ = ["Amplitude", "amplitude"]
 class Amplitude(NamedTuple):
     """Amplitudes of a set of sequences, as standard deviations in time."""
 
-    each: Float[Tensor, "batch *obs"]
+    each: Float[Tensor, " batch *obs"]
     """That of each channel of each sequence."""
     mean: Float[Tensor, ""]
     """Mean over sequences and channels."""
@@ -38,8 +38,8 @@ def amplitude(sequences: Sequences) -> Amplitude:
     if bool((count < 2).any()):
         index = tuple((count < 2).nonzero()[0].tolist())
         raise ValueError(
-            f"sequence {index[0]}: channel {index[1:]} is observed less than twice, so that it has "
-            "no amplitude"
+            f"sequence {index[0]}: channel {index[1:]} is observed less than twice, so that it "
+            "has no amplitude"
         )
     mean = values.sum(1) / count
     away = torch.where(mask, values - mean[:, None], 0.0)

@@ -10,16 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lv_dynamics.closing import closed_times
 from lv_dynamics.observation import Observation, RowScore
 from lv_dynamics.sequences import Sequences
-from lv_dynamics.solve import Solver, TimeGrid
+from lv_dynamics.solve import TimeGrid
 
 if TYPE_CHECKING:
     from lv_dynamics.model import EnergyOde
 
-__all__ = ["SequenceLikelihood", "closed_times"]
-
-_SNAP = 1e-4  # of a step; what rounding of the times may amount to
+__all__ = ["SequenceLikelihood"]
 
 
 class SequenceLikelihood:
@@ -99,11 +98,12 @@ class SequenceLikelihood:
                 f"z must have shape (*chains, {self.batch}, {model.dim}), one latent for each "
                 f"sequence, got {tuple(z.shape)}"
             )
-        flat = z.reshape(-1, self.batch, model.dim)
-        chains = len(flat)
-        states = model.trajectory(flat, self._grid(chains, z.dtype), check=self.check)
-        states = states[:, :, : self.time]
-        static = model.split(flat)[1]
+        chains = z.shape[:-2]
+        # In the caller's axes, so that an error names chain and sequence.
+        states = model.trajectory(z, self._grid(chains.numel(), z.dtype), check=self.check)
+        states = states[..., : self.time, :].reshape(-1, self.batch, self.time, states.shape[-1])
+        static = model.split(z)[1]
+        static = None if static is None else static.reshape(-1, self.batch, static.shape[-1])
         if self._full:
             return model.emit(states, static).flatten(1, 2)
         rows = states.flatten(1, 2).index_select(1, self._index)
@@ -135,31 +135,13 @@ class SequenceLikelihood:
         key = 1 if self._shared else chains
         if key not in self._grids:
             solver = replace(self.model.config.solver, check=self.check)
-            times = self._times[:1] if self._shared else self._times
-            times = closed_times(times, solver)
+            times = self._times[0] if self._shared else self._times
+            self._grids[key] = times
             if solver.fixed:
-                times = times.repeat(key, 1)
-                self._grids[key] = TimeGrid.build(times, solver, dtype=dtype, check=False)
-            else:
-                self._grids[key] = times
+                closed = closed_times(times, solver)
+                rows = closed[None] if self._shared else closed.repeat(key, 1)
+                self._grids[key] = TimeGrid.build(rows, solver, dtype=dtype, check=False)
         return self._grids[key]
-
-
-def closed_times(times: Float[Tensor, "..."], solver: Solver) -> Float[Tensor, "..."]:
-    """Returns times that end at a whole number of the solver's largest step.
-
-    The solver cuts a sequence into equal steps up to its last time. With this time added all
-    steps have the same length, so that a state at one time is the same number whatever other
-    times are asked for: the forecast goes through exactly the points that were inferred, and a
-    sequence observed at t = 0 alone can be solved too. Adaptive methods and a given number of
-    steps are left as they are.
-    """
-    if not solver.fixed or solver.steps is not None:
-        return times
-    clock = times.double()
-    last = clock[..., -1:]
-    end = (last / solver.step_size - _SNAP).ceil().clamp(min=1.0) * solver.step_size
-    return torch.cat((clock, torch.maximum(end, last)), dim=-1)
 
 
 def _score_of(

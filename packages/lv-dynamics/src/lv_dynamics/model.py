@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from lv_core import Source, Sum
 from lv_dynamics.checkpoint import load_weights, read_model
+from lv_dynamics.closing import checked_grid
 from lv_dynamics.config import OdeConfig
-from lv_dynamics.likelihood import SequenceLikelihood, closed_times
+from lv_dynamics.likelihood import SequenceLikelihood
 from lv_dynamics.parts import make_emission, make_field, make_noise, make_prior
 from lv_dynamics.records import GeneratedSequences, OdeLosses
 from lv_dynamics.sequences import Sequences
@@ -140,8 +141,8 @@ class EnergyOde(nn.Module):
                 f"times must have shape (T,) or {(*z.shape[-2:-1], 'T')}, one row for each "
                 f"sequence, got {tuple(times.shape)}"
             )
-        closed = closed_times(times, solver)
-        states = solve(self.field, start, closed, static=entering, settings=solver)
+        grid = checked_grid(times, solver, tuple(z.shape[:-1]), z.dtype)
+        states = solve(self.field, start, grid, static=entering, settings=solver)
         return states[..., : times.shape[-1], :]
 
     def emit(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lv_dynamics.field import VectorField
 from lv_dynamics.solve.adaptive import solve_adaptive
-from lv_dynamics.solve.errors import check_finite, is_finite
+from lv_dynamics.solve.errors import check_finite, check_start, is_finite
 from lv_dynamics.solve.fused import can_fuse, solve_fused
 from lv_dynamics.solve.grid import TimeGrid, check_times
 from lv_dynamics.solve.plain import evaluations, solve_plain
@@ -81,6 +81,8 @@ def solve(
         rows = _rows(times, batch)
         if settings.check:
             check_times(rows, tuple(batch) if times.ndim > 1 else ())
+    if settings.check:
+        check_start(flat, tuple(batch))
     if settings.fixed:
         if not isinstance(times, TimeGrid):
             grid = TimeGrid.build(rows, settings, dtype=start.dtype, check=False)
@@ -94,7 +96,7 @@ def solve(
             velocity, flat, rows, settings, statistics, batch=tuple(batch), carried=carried
         )
     if settings.check:
-        check_finite(flat, states, rows, tuple(batch))
+        check_finite(states, rows, tuple(batch))
     return states.reshape(*batch, *states.shape[1:])
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["SolveError", "check_finite", "index_of", "is_finite", "name_of"]
+__all__ = ["SolveError", "check_finite", "check_start", "index_of", "is_finite", "name_of"]
 
 
 class SolveError(FloatingPointError):
@@ -14,49 +14,58 @@ class SolveError(FloatingPointError):
 
     Arguments:
         message: What happened, where, and what helps.
-        sequence: Index of the sequence, one number for each batch axis.
+        sequence: Index of the sequence, one number for each batch axis; empty = unknown.
     """
 
-    def __init__(self, message: str, *, sequence: tuple[int, ...]) -> None:
+    def __init__(self, message: str, *, sequence: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.sequence = sequence
 
 
+def check_start(start: Float[Tensor, "rows state"], batch: tuple[int, ...]) -> None:
+    """Raises SolveError for the first sequence whose start is not finite.
+
+    Arguments:
+        start: States at time 0.
+        batch: Shape by which the message names a sequence.
+    """
+    if is_finite(start):
+        return
+    bad = ~start.isfinite().all(-1)
+    if bool(bad.any()):
+        row = int(bad.int().argmax())
+        raise SolveError(
+            f"the start of sequence {name_of(row, batch)} is not finite: {start[row].tolist()}",
+            sequence=index_of(row, batch),
+        )
+
+
 def check_finite(
-    start: Float[Tensor, "rows state"],
     states: Float[Tensor, "rows time state"],
     times: Float[Tensor, "grids time"],
     batch: tuple[int, ...],
 ) -> None:
-    """Raises SolveError for the first sequence whose start or states are not finite.
+    """Raises SolveError for the first sequence whose states are not finite.
 
     Arguments:
-        start: States at time 0.
         states: States at the output times.
         times: Output times, one row for all sequences or one for each.
         batch: Shape by which the message names a sequence.
     """
     if is_finite(states):
         return
-    for values, what in ((start[:, None], "start"), (states, "states")):
-        bad = ~values.detach().isfinite().all(-1)
-        if not bool(bad.any()):
-            continue
-        row = int(bad.any(-1).int().argmax())
-        if what == "start":
-            reason = "its start is not finite"
-        else:
-            column = int(bad[row].int().argmax())
-            time = float(times[row if len(times) > 1 else 0, column])
-            reason = (
-                f"its state is not finite from time {time:g} on; the field makes it grow without "
-                "bound or the steps are too long: try a smaller step_size, smooth activations "
-                "and weight decay"
-            )
-        raise SolveError(
-            f"the solve of sequence {name_of(row, batch)} diverged: {reason}",
-            sequence=index_of(row, batch),
-        )
+    bad = ~states.isfinite().all(-1)
+    if not bool(bad.any()):
+        return
+    row = int(bad.any(-1).int().argmax())
+    column = int(bad[row].int().argmax())
+    time = float(times[row if len(times) > 1 else 0, column])
+    raise SolveError(
+        f"the solve of sequence {name_of(row, batch)} diverged: its state is not finite from time "
+        f"{time:g} on; the field makes it grow without bound or the steps are too long: try a "
+        "smaller step_size, smooth activations and weight decay",
+        sequence=index_of(row, batch),
+    )
 
 
 def is_finite(states: Float[Tensor, "..."]) -> bool:

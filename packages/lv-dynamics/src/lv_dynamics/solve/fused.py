@@ -54,7 +54,7 @@ def solve_fused(
             f"static must end in the {field.static} static numbers of this field (None if 0), "
             f"got {None if static is None else tuple(static.shape)}"
         )
-    solution: Tensor = _FusedSolve.apply(start, static, field, grid)
+    solution: Tensor = _FusedSolve.apply(start, static, field, grid)  # type: ignore[no-untyped-call]
     return solution
 
 
@@ -209,7 +209,8 @@ class _Run:
 
     def _interpolation(self) -> list[tuple[Tensor, Tensor]]:
         grid = self.grid
-        assert grid.value_weights is not None and grid.slope_weights is not None
+        assert grid.value_weights is not None
+        assert grid.slope_weights is not None
         # (nodes, rows, time) to (nodes, time, 1, rows); increments of a shared grid hold h.
         value = grid.value_weights.permute(0, 2, 1)[:, :, None]
         slope = grid.slope_weights.permute(0, 2, 1)[:, :, None]

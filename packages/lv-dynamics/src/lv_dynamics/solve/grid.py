@@ -82,7 +82,8 @@ class TimeGrid:
         size = horizon / counts
         steps = torch.arange(total, device=rows.device)
         sizes = torch.where(steps[:, None] < counts, size, 0.0)
-        place = clock / size[:, None]
+        # Unchecked sequences may have no horizon; they stay where they start.
+        place = torch.where(size > 0, 1 / size, 0.0)[:, None] * clock
         whole = place.round()
         # Rounding of the caller's times, no more: a time off a step is interpolated.
         slack = 8 * torch.finfo(times.dtype).eps * whole.clamp(min=1.0)

@@ -50,7 +50,8 @@ class BufferedField:
             if i == len(linear) - 1 and scale is not None:
                 weight, bias = weight * scale, bias * scale
             # All inputs on the way back: the static part has a gradient too.
-            backward.append(weight.t().contiguous())
+            # A copy, since an optimizer may move the weights before the way back.
+            backward.append(weight.t().clone(memory_format=torch.contiguous_format))
             if i == 0:
                 if static is not None:
                     bias = torch.addmm(bias, weight[:, field.state :], static)

@@ -96,7 +96,7 @@ def _as_bytes(images: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]
         low, high = float(images.min()), float(images.max())
         if not 0 <= low <= high <= 1:
             raise ValueError(
-                f"images of floating-point numbers must lie in [0, 1], got {low}..{high}: divide "
+                f"images of floating-point numbers must lie in [0, 1], got {low:.4g}..{high:.4g}: divide "
                 "8-bit pictures by 255"
             )
         images = (images * 255).round().to(torch.uint8)

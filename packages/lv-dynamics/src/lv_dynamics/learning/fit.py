@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from torch import nn
+
 from lv_dynamics.learning.learner import Learner
 from lv_dynamics.learning.settings import LearningSettings
 from lv_dynamics.model import EnergyOde
-from lv_dynamics.recognition import RecognitionNetwork
 from lv_dynamics.sequences import Sequences
 
 __all__ = ["fit"]
@@ -18,7 +19,7 @@ def fit(
     *,
     seed: int = 0,
     validation: Sequences | Callable[[EnergyOde], float] | None = None,
-    recognition: RecognitionNetwork | None = None,
+    recognition: nn.Module | None = None,
     progress: Callable[[int, dict[str, float]], bool | None] | None = None,
 ) -> EnergyOde:
     """Learns the model in place and returns it, with the weights of lowest validation error.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lv_core import stream
 from lv_dynamics.learning.energy import EnergyLearner
@@ -25,6 +25,7 @@ from lv_dynamics.learning.sources import (
 )
 from lv_dynamics.learning.validation import reconstruction_error
 from lv_dynamics.learning.watch import LearningHealth
+from lv_dynamics.learning.weights import seeded_weights
 from lv_dynamics.model import EnergyOde
 from lv_dynamics.observation import GaussianNoise
 from lv_dynamics.recognition import RecognitionNetwork
@@ -51,7 +52,8 @@ class Learner:
         seed: Seed of batches, chains and noise. The model's weights are the caller's to seed.
         validation: Sequences whose error decides which weights `best` keeps, or a function of the
             model that returns an error; None = the last weights are the best.
-        recognition: Network of the encoder method; None makes one.
+        recognition: Network of the encoder method, from sequences to a distribution of latents
+            (see `RecognitionNetwork`); None makes one.
 
     Raises:
         ValueError: If the observations of a set have another shape than the model's, or there is
@@ -72,7 +74,7 @@ class Learner:
         *,
         seed: int = 0,
         validation: Sequences | Callable[[EnergyOde], float] | None = None,
-        recognition: RecognitionNetwork | None = None,
+        recognition: nn.Module | None = None,
     ) -> None:
         self.model, self.seed, self.done = model, seed, 0
         self.settings = settings = LearningSettings() if settings is None else settings
@@ -89,8 +91,10 @@ class Learner:
         if self.recognition is not None:
             self.parameters += list(self.recognition.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, betas=settings.betas)
-        learned = isinstance(model.prior, EnergyPrior) and settings.energy_lr > 0
-        self.energy = EnergyLearner(model.prior, settings, seed) if learned else None
+        prior = model.prior if settings.energy_lr > 0 else None
+        self.energy = (
+            EnergyLearner(prior, settings, seed) if isinstance(prior, EnergyPrior) else None
+        )
         gaussian = isinstance(model.noise, GaussianNoise)
         self.noise = NoiseLevel(model.noise, self.data, settings) if gaussian else None
         self.health = LearningHealth(settings, model.dim)
@@ -155,7 +159,7 @@ class Learner:
             bad = ~torch.isfinite(likelihood(proposal.z.detach()))
             raise FloatingPointError(
                 f"the loss of update {done} is {numbers['loss']}, from training sequences "
-                f"{batch.index[bad][:5].tolist()}: lower lr, raise sigma_start, or scale "
+                f"{batch.items[bad][:5].tolist()}: lower lr, raise sigma_start, or scale "
                 "observations and times to the order of one"
             )
         self._move(grads[: len(self.parameters)], entries, done)
@@ -276,7 +280,7 @@ class Learner:
 
     # Parts
 
-    def _recognition(self, given: RecognitionNetwork | None) -> RecognitionNetwork | None:
+    def _recognition(self, given: nn.Module | None) -> nn.Module | None:
         if self.settings.method != "encoder":
             if given is not None:
                 raise ValueError(
@@ -285,9 +289,7 @@ class Learner:
             return None
         if given is not None:
             return given
-        with torch.random.fork_rng(devices=[]):
-            # Drawn from a stream of its own: the caller's generator stays where it is.
-            torch.default_generator.set_state(stream(self.seed, "recognition").get_state())
+        with seeded_weights(self.seed, "recognition"):
             made = RecognitionNetwork(
                 self.data.obs_shape, self.model.dim, hidden=self.settings.encoder_hidden
             )

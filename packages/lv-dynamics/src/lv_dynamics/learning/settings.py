@@ -33,9 +33,9 @@ class LearningSettings:
     method: Method = "persistent"
     """"persistent": warm-up, then an adaptive MALA chain for each sequence; "short_run": fresh
     Langevin chains from N(0, I) in every update; "encoder": a recognition network and the ELBO"""
-    iterations: int = 4000
+    iterations: int = 2000
     """updates"""
-    batch_size: int = 50
+    batch_size: int = 100
     """sequences of one update, about: the set is divided into equal batches"""
 
     lr: float = 3e-3
@@ -47,8 +47,9 @@ class LearningSettings:
     clip: float = 10.0
     """largest norm of the gradient of the mean loss per observed entry"""
 
-    warm_up: float = 0.6
-    """share spent on the table of latents (persistent method only); 0 = none"""
+    warm_up: float = 0.9
+    """share spent on the table of latents (persistent method only); 0 = none. An update with
+    chains takes several times as long, so 0.9 of the updates are about 0.6 of the time"""
     table_lr: float = 0.03
     """Adam's step size for the table"""
     table_noise: float = 0.1
@@ -56,13 +57,13 @@ class LearningSettings:
 
     horizons: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """shares of the observed rows that the stages of the curriculum see; the last must be 1"""
-    curriculum: float = 0.4
+    curriculum: float = 0.5
     """share at which the last stage begins; 0 = the whole horizon from the start"""
     sigma_start: float = 0.5
     """noise level of the likelihood at the start, in standard deviations of the data"""
     sigma_end: float = 0.1
     """where annealing ends if sigma is learned, in the same unit; else at the model's sigma"""
-    anneal: float = 0.6
+    anneal: float = 0.8
     """share at which sigma has fallen to its end, geometrically; 0 = no annealing. A learned
     sigma follows the residuals from then on"""
     sigma_rate: float = 0.02

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lv_core import ChainBank, Langevin, Mala, OnlineStepSize, Rows, frozen, normal, posterior
 from lv_core.kernels.online import FACTOR
 from lv_dynamics.learning.settings import LearningSettings
 from lv_dynamics.likelihood import SequenceLikelihood
 from lv_dynamics.model import EnergyOde
-from lv_dynamics.recognition import RecognitionNetwork
 from lv_dynamics.sequences import Sequences
 from lv_priors import EnergyPrior
 
@@ -32,7 +31,7 @@ __all__ = [
 class Batch(NamedTuple):
     """Sequences of one update: their numbers, the rows in use, and the likelihood of those."""
 
-    index: Tensor
+    items: Tensor
     data: Sequences
     likelihood: SequenceLikelihood
 
@@ -114,7 +113,7 @@ class PersistentLatents:
     def propose(self, batch: Batch, done: int) -> Proposal:
         """Returns rows of the table with noise during the warm-up, then positions of chains."""
         if self.settings.in_warm_up(done):
-            return self._from_table(batch.index, done)
+            return self._from_table(batch.items, done)
         return self._from_chains(batch, done)
 
     def _from_table(self, index: Tensor, done: int) -> Proposal:
@@ -126,13 +125,13 @@ class PersistentLatents:
         return Proposal(z, penalty, (row,), {})
 
     def _from_chains(self, batch: Batch, done: int) -> Proposal:
-        source = Rows.of(self.seed, batch.index, "posterior", done)
+        source = Rows.of(self.seed, batch.items, "posterior", done)
         with frozen(self.model):
             target = posterior(self.model.prior, batch.likelihood)
-            start = self.bank.get_state(batch.index)
+            start = self.bank.get_state(batch.items)
             trace = self._kernel.run(target, start, generator=source)
         state = trace.state
-        self.bank.put_state(batch.index, state)
+        self.bank.put_state(batch.items, state)
         assert trace.accept is not None
         assert state.log_density is not None
         # In equilibrium a visit changes the log density by nothing on average.
@@ -151,7 +150,7 @@ class PersistentLatents:
         """Takes a step of Adam for rows of the table; chains have moved already."""
         if not proposal.leaves:
             return
-        index, (row,), (grad,) = batch.index, proposal.leaves, grads
+        index, (row,), (grad,) = batch.items, proposal.leaves, grads
         state = self.bank.get_state(index)
         first, second = self.settings.betas
         visits = (self.bank.age(index) + 1).to(row).unsqueeze(-1)
@@ -193,9 +192,9 @@ class ShortRunLatents:
 
     def propose(self, batch: Batch, done: int) -> Proposal:
         """Returns the ends of the chains."""
-        source = Rows.of(self.seed, batch.index, "posterior", done)
+        source = Rows.of(self.seed, batch.items, "posterior", done)
         like = next(self.model.parameters())
-        start = normal(like.new_empty(len(batch.index), self.model.dim), source)
+        start = normal(like.new_empty(len(batch.items), self.model.dim), source)
         with frozen(self.model):
             target = posterior(self.model.prior, batch.likelihood)
             trace = self._kernel.run(target, start, generator=source)
@@ -224,19 +223,20 @@ class AmortizedLatents:
 
     Arguments:
         model: The model that is learned.
-        network: The recognition network, learned along with it.
+        network: The recognition network, learned along with it: maps sequences to distributions
+            with `rsample(eps)` and `kl()`, the divergence from N(0, I).
         settings: How it is learned.
         seed: Seed of all streams.
     """
 
     def __init__(
-        self, model: EnergyOde, network: RecognitionNetwork, settings: LearningSettings, seed: int
+        self, model: EnergyOde, network: nn.Module, settings: LearningSettings, seed: int
     ) -> None:
         self.model, self.network, self.settings, self.seed = model, network, settings, seed
 
     def propose(self, batch: Batch, done: int) -> Proposal:
         """Returns reparametrised draws; the penalty is the weighted divergence."""
-        source = Rows.of(self.seed, batch.index, "encoder", done)
+        source = Rows.of(self.seed, batch.items, "encoder", done)
         q = self.network(self._shown(batch.data, source))
         z = q.rsample(normal(q.mean.detach(), source))
         kl = q.kl()

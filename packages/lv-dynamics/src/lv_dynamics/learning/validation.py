@@ -1,10 +1,10 @@
 """The error by which weights are chosen."""
 
 import torch
+from torch import nn
 
 from lv_dynamics.inference import InferenceSettings, infer
 from lv_dynamics.model import EnergyOde
-from lv_dynamics.recognition import RecognitionNetwork
 from lv_dynamics.sequences import Sequences
 
 __all__ = ["VALIDATION", "reconstruction_error"]
@@ -18,7 +18,7 @@ def reconstruction_error(
     sequences: Sequences,
     *,
     seen: float = 1.0,
-    recognition: RecognitionNetwork | None = None,
+    recognition: nn.Module | None = None,
     settings: InferenceSettings = VALIDATION,
     seed: int = 0,
 ) -> float:

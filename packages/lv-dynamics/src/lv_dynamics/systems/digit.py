@@ -96,8 +96,8 @@ def _as_bytes(images: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]
         low, high = float(images.min()), float(images.max())
         if not 0 <= low <= high <= 1:
             raise ValueError(
-                f"images of floating-point numbers must lie in [0, 1], got {low:.4g}..{high:.4g}: divide "
-                "8-bit pictures by 255"
+                f"images of floating-point numbers must lie in [0, 1], got "
+                f"{low:.4g}..{high:.4g}: divide 8-bit pictures by 255"
             )
         images = (images * 255).round().to(torch.uint8)
     if images.dtype != torch.uint8:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ RowScore = Callable[[Tensor], Tensor]
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+@runtime_checkable
 class Observation(Protocol):
     """What a model needs of an observation model; write one for other kinds of data.
 

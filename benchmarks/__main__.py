@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import machine
 
-NAMES = ("langevin", "nuts", "memory", "sgds", "oracle", "ring", "thought")
+NAMES = ("langevin", "nuts", "memory", "sgds", "oracle", "ring", "thought", "solve")
 README = Path(__file__).with_name("README.md")
 
 

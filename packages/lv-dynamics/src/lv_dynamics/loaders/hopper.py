@@ -50,13 +50,13 @@ def read_hopper(path: str | Path) -> HopperSet:
     """
     what = "an .npz with the arrays states (N, T, 14), min10k and max10k (14,)"
     path = existing(path, what)
+    if not zipfile.is_zipfile(path):
+        raise wrong_file(path, what, "it is no archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             states, low, high = (archive[name] for name in ("states", "min10k", "max10k"))
     except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
         raise wrong_file(path, what, f"it cannot be read ({error})") from None
-    except AttributeError:  # np.load gives a bare array for .npy
-        raise wrong_file(path, what, "it holds a single array") from None
     floats = all(array.dtype.kind == "f" for array in (states, low, high))
     if states.ndim != 3 or low.shape != states.shape[2:] or high.shape != low.shape or not floats:
         raise wrong_file(

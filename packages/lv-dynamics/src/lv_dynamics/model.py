@@ -52,8 +52,7 @@ class EnergyOde(nn.Module):
 
     Example:
         >>> model = EnergyOde(OdeConfig(observed=(1,)))
-        >>> posterior = infer(model, sequences)
-        >>> forecast(model, posterior, torch.linspace(0, 10, 101)).mean
+        >>> forecast(model, infer(model, sequences), torch.linspace(0, 10, 101)).mean
     """
 
     sharded_methods: ClassVar[tuple[str, ...]] = (
@@ -178,10 +177,7 @@ class EnergyOde(nn.Module):
     def mean(
         self, z: Float[Tensor, "*batch dim"], times: Float[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Returns the expected observations at the given times, shape `(*batch, T, *obs)`.
-
-        Arguments and errors as `trajectory`.
-        """
+        """Returns the expected observations, `(*batch, T, *obs)`; arguments as `trajectory`."""
         return self.decode(self.trajectory(z, times), self.split(z)[1])
 
     def likelihood(
@@ -191,10 +187,7 @@ class EnergyOde(nn.Module):
         sigma: float | Tensor | None = None,
         check: bool = False,
     ) -> SequenceLikelihood:
-        """Returns the log-likelihood as a function of the latents, prepared for many calls.
-
-        Arguments and errors as `SequenceLikelihood`.
-        """
+        """Returns the log-likelihood as a function of the latents, see `SequenceLikelihood`."""
         return SequenceLikelihood(self, sequences, sigma=sigma, check=check)
 
     def log_likelihood(
@@ -217,12 +210,10 @@ class EnergyOde(nn.Module):
         return -self.log_prior(z)
 
     def posterior(self, sequences: Sequences, *, sigma: float | Tensor | None = None) -> Sum:
-        """Returns the log density of latents `(*chains, B, D)`, its terms named "prior" and "x".
+        """Returns the log density of latents `(*chains, B, D)`, terms named "prior" and "x".
 
         Sample it within `lv_core.frozen(model)`, where the solver needs no graph. Where a solve
-        diverges the value is not finite.
-
-        Arguments and errors as `SequenceLikelihood`.
+        diverges the value is not finite. Arguments and errors as `SequenceLikelihood`.
         """
         return Sum({"prior": self.log_prior, "x": self.likelihood(sequences, sigma=sigma)})
 

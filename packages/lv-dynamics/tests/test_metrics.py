@@ -156,8 +156,13 @@ def test_intervals_must_not_be_turned_round(target):
             function(one, -one, target)
         with pytest.raises(ValueError, match="low must not exceed high"):
             function(one * math.nan, one, target)
-        with pytest.raises(ValueError, match="high must end in the shape"):
-            function(one, one[:, :3], target)
+
+
+@pytest.mark.usefixtures("wrong_types")
+def test_intervals_must_have_the_shape_of_the_values(target):
+    one = torch.ones(4, 9, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="high must end in the shape"):
+        coverage(one, one[:, :3], target)
 
 
 @pytest.mark.parametrize("fair", [True, False])

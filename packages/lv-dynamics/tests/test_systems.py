@@ -392,6 +392,8 @@ def test_parts_of_periodic_share_their_times():
     train, test = (split("periodic", part, n=3) for part in ("train", "test"))
     assert torch.equal(train.times[0], test.times[0])
     assert not torch.equal(train.times[0], split("periodic", "train", n=3, seed=1).times[0])
+    own = torch.arange(4.0)
+    assert torch.equal(split("periodic", "test", n=3, times=own).times[2], own)
 
 
 def test_parts_of_rotating_digits_take_disjoint_pictures():

@@ -12,6 +12,7 @@ from apps.ode_lebm.figures_style import (
     figure,
     key_below,
     line_of,
+    log_ticks,
     plain,
     seeds_of,
     spread,
@@ -57,16 +58,14 @@ def all_variants(study: Study) -> tuple["Figure", str]:
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
     flat = list(axes.flat)
     for ax, (task, block) in zip(flat, panels, strict=False):
-        for variant, group in groups.items():
-            values = [factor * r["tasks"][task]["blocks"][block]["mse"] for r in group]
-            _points(ax, np.array(values, dtype=float), places[variant], variant)
-        ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(_short)
-        ax.xaxis.set_minor_formatter(_short)
+        values = {
+            name: np.array([factor * r["tasks"][task]["blocks"][block]["mse"] for r in group])
+            for name, group in groups.items()
+        }
+        _forest(ax, values, places)
         ax.grid(axis="x", linewidth=0.4, color="0.88")
         unit = "MSE x 100" if factor > 1 else "MSE"
         plain(ax, f"{task}: {block}", unit)
-        ax.tick_params(axis="x", which="both", labelsize=6.5)
     labels = [line_of(n).label for n in groups]
     for ax in flat[len(panels) :]:
         ax.set_axis_off()
@@ -78,14 +77,27 @@ def all_variants(study: Study) -> tuple["Figure", str]:
         "Panels are what was seen and which rows are scored. Color says prior (orange, red: "
         "energy; blue: Gaussian) and inference (dark: chains, light: encoder), filled points "
         "are models with static variables, hollow ones without, circles chains, squares "
-        "encoders. Seeds of rules without a model would all be the same."
+        "encoders. Rules without a model (crosses) have no seed; a number with an arrow is the "
+        "error of one that is far beyond the axis."
     )
 
 
-def _short(value: float, _: int) -> str:
-    """Returns ticks of a logarithmic axis as plain numbers, and few of them."""
-    digit = round(value / 10 ** np.floor(np.log10(value) + 1e-9))
-    return f"{value:.3g}" if digit in (1, 2, 5) else ""
+def _forest(ax: "Axes", values: Mapping[str, np.ndarray], places: Mapping[str, float]) -> None:
+    """Draws a row for each variant; rules far beyond all models are numbers at the edge."""
+    models = [v for n, v in values.items() if line_of(n).marker != "X"]
+    positive = [float(v.min()) for v in values.values() if v.min() > 0]
+    largest = 4 * max(float(np.nanmax(v)) for v in models or values.values())
+    inside = [v for v in values.values() if v.mean() <= largest]
+    highest = 1.15 * max(float(np.nanmax(v)) for v in inside)
+    ax.set_xscale("log")
+    ax.set_xlim(min(positive) / 1.15, highest)
+    log_ticks(ax.xaxis)
+    for name, found in values.items():
+        if found.mean() <= largest:
+            _points(ax, found, places[name], name)
+        else:
+            words = {"ha": "right", "va": "center", "fontsize": 7, "color": line_of(name).color}
+            ax.text(highest, places[name], f"{found.mean():,.3g} →", **words)
 
 
 def _places(variants: list[str]) -> dict[str, float]:
@@ -119,15 +131,18 @@ def learning_curves(study: Study) -> tuple["Figure", str] | None:
     if not panels:
         return None
     rows = -(-len(panels) // 4)
-    fig = figure(2.1 * rows + 0.2 * -(-len(groups) // 3) + 0.3)
-    axes = list(fig.subplots(rows, 4, squeeze=False).flat)
+    fig = figure(1.9 * rows + 0.2 * -(-len(groups) // 3) + 0.3)
+    axes = list(fig.subplots(rows, 4, squeeze=False, sharex=True).flat)
     for ax, (key, title, scale) in zip(axes, panels, strict=False):
         for variant, group in groups.items():
             found = _curve(group, key)
             if found is not None:
                 band(ax, *found, line_of(variant), width=1.1)
         ax.set_yscale(scale)
+        if scale == "log":
+            log_ticks(ax.yaxis)
         plain(ax, title, "update")
+        ax.tick_params(labelbottom=True)
     if "accept" in [p[0] for p in panels]:
         ax = axes[[p[0] for p in panels].index("accept")]
         ax.axhline(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["factors_of", "held_out", "recovered_factors", "unusual_sequences"]
 
 FOLDS = 5
+MOST = 4  # columns
 SCORES = ("prior energy", "misfit", "posterior energy")
 
 
@@ -65,24 +66,24 @@ def recovered_factors(study: Study) -> tuple["Figure", str] | None:
     ]
     if not shown:
         return None
+    shown = shown[:MOST]
     names = list(shown[0][1]["factors"]["all"])
-    high = 2.5 if len(names) > 2 else 2.9
-    fig = figure(high * len(shown), width=min(9.6, 3.4 * len(names) + 0.6))
-    rows = fig.subplots(len(shown), len(names), squeeze=False)
-    for row, (variant, record, part) in zip(rows, shown, strict=True):
+    fig = figure(2.45 * len(names) + 0.3, width=min(9.6, 2.4 * len(shown) + 0.4))
+    columns = fig.subplots(len(names), len(shown), squeeze=False, sharex="row", sharey="row").T
+    for column, (variant, record, part) in zip(columns, shown, strict=True):
         truth = factors_of(study, record)
         latents = torch.as_tensor(study.arrays(record)["latents"])
         if part == "static":
             latents = latents[:, study.model(record).config.state :]
         words = "static variables alone" if part == "static" else "all latents"
-        for ax, name in zip(row, names, strict=True):
+        for ax, name in zip(column, names, strict=True):
             predicted = held_out(latents, torch.as_tensor(truth[name]))
             _scatter(ax, truth[name], predicted.numpy(), line_of(variant).color)
-            r2 = record["factors"][part][name]["held_out"]
-            title = f"{name}: $R^2$ = {r2:.2f}"
-            if ax is row[0]:
-                title = f"{TITLES[variant]}\n{words}\n{title}"
-            plain(ax, title, "true", "read off latents" if ax is row[0] else "")
+            title = f"$R^2$ = {record['factors'][part][name]['held_out']:.2f}"
+            if ax is column[0]:
+                title = f"{TITLES[variant].replace(' (', chr(10) + '(')}\n{words}\n{title}"
+            y = f"{name}, read off" if ax is columns[0][names.index(name)] else ""
+            plain(ax, title, f"true {name}", y)
     return fig, (
         f"{study.title}: true factors of each test sequence against what linear regression reads "
         "off its latents (posterior means, first seed); each point is predicted by a regression "
@@ -135,7 +136,8 @@ def _histograms(ax: "Axes", inside: np.ndarray, outside: np.ndarray, variant: st
     both = both[np.isfinite(both)]
     # One wild score must not press all others into one bin.
     low, high = np.quantile(both, 0.0), np.quantile(both, 0.98)
-    edges = np.linspace(low, high if high > low else low + 1, 21)
+    bins = int(np.clip(1.5 * np.sqrt(len(both)), 6, 30))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     for values, color, label in (
         (inside, "0.45", "test set"),
         (outside, line_of(variant).color, "other kind"),

@@ -1,6 +1,6 @@
 """Figures of forecasts of numbers: trajectories with bands, errors over time, prior samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from apps.ode_lebm.figures_style import (
     figure,
     key_below,
     line_of,
+    log_ticks,
     plain,
     spread,
     task_keys,
@@ -140,7 +141,7 @@ def generated(study: Study) -> tuple["Figure", str] | None:
             title = title if row is grid[0] or row[0] is grid[0, 0] else ""
             below = "time" if row[0] is grid[-1, 0] else ""
             plain(ax, title, below, label if ax is row[0] else "")
-        room = 0.35 * float(np.ptp(truth[..., channel])) or 1.0
+        room = 0.2 * float(np.ptp(truth[..., channel])) or 1.0
         low, high = float(truth[..., channel].min()), float(truth[..., channel].max())
         row[0].set_ylim(low - room, high + room)
     return fig, (
@@ -172,6 +173,9 @@ def error_curves(study: Study) -> tuple["Figure", str] | None:
             if end is not None:
                 ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
             ax.set_yscale("log")
+            low, high = _reach(records, study, start)
+            ax.set_ylim(low, high)
+            log_ticks(ax.yaxis)
             title = f"{heading}: {name}"
             plain(ax, title, "time", "MSE" if ax is row[0] else "")
     key_below(fig, axes[0])
@@ -181,7 +185,7 @@ def error_curves(study: Study) -> tuple["Figure", str] | None:
         "seen points lie all along. Left the variants of the model, right the default one "
         "against learned baselines and rules without a model, where a run has them. Truth "
         "holds noise, so no error goes below its variance; zeros (a rule at a seen point) are "
-        "not drawn."
+        "not drawn, and lines that leave the axes are worse still."
     )
 
 
@@ -191,6 +195,20 @@ def _sides(groups: dict[str, Sequence[Record]]) -> list[tuple[str, dict[str, Seq
     rest = {n: g for n, g in groups.items() if n not in models}
     both = [("variants", models), ("against others", dict(list(models.items())[:1]) | rest)]
     return [(heading, side) for heading, side in both if side and (side is models or rest)]
+
+
+def _reach(
+    groups: Mapping[str, Sequence[Record]], study: Study, start: str
+) -> tuple[float, float]:
+    """Returns ends of the axis; a rule that is beyond all others does not count."""
+    curves = [
+        _positive(np.stack([study.arrays(r)[f"{start}error"] for r in group]))
+        for group in groups.values()
+    ]
+    least = min(float(np.nanquantile(curve, 0.01)) for curve in curves)
+    most = sorted(float(np.nanmax(curve)) for curve in curves)
+    highest = most[-1] if len(most) < 3 else min(most[-1], 3 * most[-2])
+    return 0.7 * least, 1.4 * highest
 
 
 def _positive(curves: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apps.ode_lebm.figures_factors import factors_of
-from apps.ode_lebm.figures_style import COLORMAP, INK, Study, figure, line_of, plain
+from apps.ode_lebm.figures_style import COLORMAP, INK, Study, figure, key_below, line_of, plain
 from apps.ode_lebm.results import TITLES
 from lv_priors import EnergyPrior
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["energy_landscapes", "phase_portraits", "plane_of"]
 
 FINE = 70  # points along each side of a slice
-PATHS = 60  # trajectories in a portrait
-ROWS = 120  # times of a trajectory
+PATHS = 40  # trajectories in a portrait
+ROWS = 240  # times of a trajectory
 
 
 class Plane(NamedTuple):
@@ -53,25 +53,25 @@ def phase_portraits(study: Study) -> tuple["Figure", str] | None:
         return None
     factors = factors_of(study, next(iter(shown.values())))
     name = next(iter(factors), None)
-    fig = figure(3.0 * len(shown))
+    fig = figure(3.0 * len(shown), dots=130)
     rows = fig.subplots(len(shown), 2, squeeze=False, sharex="row", sharey="row")
     for row, (variant, record) in zip(rows, shown.items(), strict=True):
         arrays, model = study.arrays(record), study.model(record)
-        times = torch.as_tensor(arrays["task0/times"][0]) * study.clock
-        times = times[:: -(-len(times) // ROWS)]
+        given = arrays["task0/times"][0] * study.clock
+        times = torch.linspace(float(given[0]), float(given[-1]), ROWS)
         latents = torch.as_tensor(arrays["best"][:PATHS])
         inferred = model.trajectory(latents, times)
         drawn = model.trajectory(torch.as_tensor(arrays["prior/z"][:PATHS]), times)
         plane = plane_of(inferred.flatten(0, 1))
-        given = None if name is None else factors[name][: len(latents)]
-        _paths(row[0], plane.onto(inferred), times / study.clock, given, name or "time")
+        factor = None if name is None else factors[name][: len(latents)]
+        _paths(row[0], plane.onto(inferred), times / study.clock, factor, name or "time")
         ink = {"color": line_of(variant).color, "rasterized": True}
         for path in plane.onto(drawn).numpy():
-            row[1].plot(*path.T, linewidth=0.7, alpha=0.7, **ink)
+            row[1].plot(*path.T, linewidth=0.6, alpha=0.5, **ink)
             row[1].plot(*path[0], ".", markersize=4, **ink)
         _reach(row[0], plane.onto(inferred))
-        y = f"component 2 ({plane.share:.0%} of variance in both)"
-        plain(row[0], f"{TITLES[variant]}: test sequences", "component 1", y)
+        title = f"{TITLES[variant]}: test sequences"
+        plain(row[0], title, "component 1", f"component 2 (both: {plane.share:.0%} of variance)")
         plain(row[1], "samples of the prior", "component 1")
     colored = f"by their true {name}" if name else "by time"
     return fig, (
@@ -97,7 +97,7 @@ def _paths(
     if factor is not None:
         shade = np.broadcast_to(factor[:, None], pieces.shape[:2])
     lines = LineCollection(
-        pieces.reshape(-1, 2, 2), cmap=COLORMAP, linewidths=0.7, alpha=0.8, rasterized=True
+        pieces.reshape(-1, 2, 2), cmap=COLORMAP, linewidths=0.6, alpha=0.8, rasterized=True
     )
     lines.set_array(shade.reshape(-1))
     ax.add_collection(lines)
@@ -129,7 +129,7 @@ def energy_landscapes(study: Study) -> tuple["Figure", str] | None:
     shown = study.first("latents", *names) if names else {}
     if not shown:
         return None
-    fig = figure(3.3 * len(shown))
+    fig = figure(3.0 * len(shown) + 0.3, dots=130)
     rows = fig.subplots(len(shown), 3, squeeze=False)
     for row, (variant, record) in zip(rows, shown.items(), strict=True):
         arrays, prior = study.arrays(record), study.model(record).prior
@@ -156,7 +156,7 @@ def energy_landscapes(study: Study) -> tuple["Figure", str] | None:
             plain(ax, title, "component 1", "component 2" if ax is row[0] else "")
         row[2].plot(*plane.onto(drawn).T, "+", color=INK, markersize=3, label="samples of prior")
         row[0].set_title(f"{TITLES[variant]}: tilt F", fontsize=9)
-        row[2].legend(fontsize=7, loc="upper right", framealpha=0.8)
+    key_below(fig, rows[0, 2:])
     return fig, (
         f"{study.title}: slices through the latent space [z0, z_s], in the plane of the first "
         "two principal components of the latents of test sequences, through their mean. Left the "
@@ -176,6 +176,8 @@ def _surface(ax: "Axes", side: Tensor, values: Tensor) -> None:
     image = ax.imshow(
         shown, origin="lower", extent=(-s, s, -s, s), cmap=COLORMAP, interpolation="bilinear"
     )
-    ax.contour(side.numpy(), side.numpy(), shown, levels=8, colors="white", linewidths=0.4)
+    ax.contour(
+        side.numpy(), side.numpy(), shown, levels=8, colors="white", linewidths=0.4, linestyles="-"
+    )
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.02)
     bar.ax.tick_params(labelsize=7)

@@ -15,6 +15,7 @@ from lv_dynamics import EnergyOde
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "figure",
     "key_below",
     "line_of",
+    "log_ticks",
     "plain",
     "seeds_of",
     "spread",
@@ -63,7 +65,13 @@ _COLORS = {
     "linear_interpolation": "#999933",
     "constant_velocity": "#aaaaaa",
 }
-_DASHED, _DOTTED = (0, (4, 1.5)), (0, (1, 1.2))
+_DASHED = (0, (4, 1.5))
+_RULES = {
+    "hold_last": (0, (1, 1.2)),
+    "training_mean": (0, (6, 1.5, 1, 1.5)),
+    "linear_interpolation": (0, (2, 3)),
+    "constant_velocity": (0, (1, 3)),
+}
 
 
 class Line(NamedTuple):
@@ -153,7 +161,8 @@ def line_of(variant: str) -> Line:
         return Line(color, "-" if filled else _DASHED, marker, filled, label)
     learned = variant in ("monode", "gru")
     color = _COLORS.get(variant, "#888888")
-    return Line(color, "-" if learned else _DOTTED, "D" if learned else "x", True, label)
+    dashes = "-" if learned else _RULES.get(variant, _DASHED)
+    return Line(color, dashes, "D" if learned else "X", True, label)
 
 
 def seeds_of(groups: Mapping[str, Sequence[Record]]) -> int:
@@ -187,11 +196,11 @@ def end_of_seen(seen: np.ndarray, times: np.ndarray) -> float | None:
     return when if when < 0.9 * float(times.max()) else None
 
 
-def figure(height: float, *, width: float = WIDTH) -> "Figure":
-    """Returns an empty figure; what is rasterized in it gets 200 dots per inch."""
+def figure(height: float, *, width: float = WIDTH, dots: int = 200) -> "Figure":
+    """Returns an empty figure; what is rasterized in it gets so many dots per inch."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+    return Figure(figsize=(width, height), dpi=dots, layout="constrained")
 
 
 def plain(ax: "Axes", title: str = "", x: str = "", y: str = "") -> None:
@@ -203,10 +212,33 @@ def plain(ax: "Axes", title: str = "", x: str = "", y: str = "") -> None:
     ax.tick_params(labelsize=7)
 
 
+def log_ticks(axis: "XAxis | YAxis") -> None:
+    """Ticks a logarithmic axis, whose ends are known, with few and plain numbers."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,)))
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(_number)
+
+
+def _number(value: float, _: int) -> str:
+    power = np.log10(value) if value > 0 else 0.0
+    if abs(power) > 2.5 and np.isclose(power, round(power)):
+        return f"$10^{{{round(power)}}}$"
+    return f"{value:.3g}"
+
+
 def band(ax: "Axes", x: np.ndarray, rows: np.ndarray, line: Line, *, width: float = 1.4) -> None:
     """Draws the mean over seeds (rows) and a band from the lowest to the highest seed."""
-    mean = rows.mean(0)
-    ax.plot(x, mean, color=line.color, linestyle=line.dashes, label=line.label, linewidth=width)
+    few = {"marker": line.marker, "markersize": 4} if len(x) < 3 else {}
+    style = {"color": line.color, "linestyle": line.dashes, "linewidth": width}
+    ax.plot(x, rows.mean(0), label=line.label, **style, **few)
     if len(rows) > 1:
         color = {"facecolor": line.color, "edgecolor": "none"}
         ax.fill_between(x, rows.min(0), rows.max(0), alpha=0.2, **color)

@@ -425,3 +425,13 @@ def test_the_default_prior_is_the_published_one():
     assert isinstance(model.prior, EnergyPrior)
     assert [layer.out_features for layer in model.prior.network[::2]] == [200, 200, 1]
     assert (model.prior.sampler.steps, model.prior.sampler.step_size) == (60, 0.4)
+
+
+def test_the_output_of_the_emission_follows_the_setting():
+    model = EnergyOde(OdeConfig(observed=(2,), emission_output="sigmoid"))
+    assert model.emission.output == "sigmoid"
+    # Unchecked times and states are the same numbers.
+    z, times = torch.randn(3, model.dim), torch.tensor([0.2, 0.55, 0.55])
+    checked = model.trajectory(z, times)
+    assert torch.equal(model.trajectory(z, times, check=False), checked)
+    assert torch.equal(checked[:, 1], checked[:, 2])

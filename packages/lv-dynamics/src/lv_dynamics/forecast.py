@@ -133,7 +133,7 @@ def forecast(
 
 
 def swap_static(
-    model: EnergyOde, first: Float[Tensor, "*batch dim"], second: Float[Tensor, "*batch dim"]
+    model: EnergyOde, first: Float[Tensor, "..."], second: Float[Tensor, "..."]
 ) -> Swapped:
     """Returns the latents with their static variables exchanged, to be decoded by `model.mean`.
 
@@ -142,7 +142,7 @@ def swap_static(
 
     Arguments:
         model: Says which numbers of a latent are static.
-        first: Latents.
+        first: Latents, shape `(*batch, D)`.
         second: Latents, of the same shape.
 
     Raises:

@@ -133,7 +133,7 @@ def test_the_prior_of_a_latent_ode_is_normal_and_its_method_the_encoder():
 
 def test_static_variables_average_the_windows_of_observed_rows():
     train = waves(4)
-    static = made("monode", iterations=1).fit(train).network.static
+    static = made("monode", iterations=1).fit(train).network.static.requires_grad_(False)
     code = static(train[0])
     windows = [static(train[0].prefix(k + 3).crop(k + 3)) for k in range(6)]
     # The mean over the first k + 1 windows is known; its differences give the single codes.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lv_core import DiagonalGaussian
 from lv_dynamics.sequences import Sequences
 
-__all__ = ["RecognitionNetwork"]
+__all__ = ["InputScales", "RecognitionNetwork"]
 
 
 class RecognitionNetwork(nn.Module):
@@ -107,17 +107,10 @@ class RecognitionNetwork(nn.Module):
         Means and standard deviations of the observed entries (for images over all pixels), and
         the mean distance in time between neighboring observed rows.
         """
-        mask = sequences.mask.expand(sequences.values.shape)
-        values = torch.where(mask, sequences.values, 0.0)
-        axes = (0, 1) if len(self.observed) == 1 else tuple(range(values.ndim))
-        count = mask.sum(axes).clamp(min=1)
-        center = values.sum(axes) / count
-        variance = (torch.where(mask, values - center, 0.0).square().sum(axes) / count).sqrt()
-        self.center.copy_(center)
-        self.spread.copy_(torch.where(variance > 0, variance, 1.0))
-        gaps = _Backwards.of(sequences).gaps()
-        gaps = gaps[gaps > 0]
-        self.time_scale.copy_(gaps.mean() if len(gaps) else torch.ones(()))
+        scales = InputScales.of(sequences)
+        self.center.copy_(scales.center)
+        self.spread.copy_(scales.spread)
+        self.time_scale.copy_(scales.gap)
         return self
 
     def forward(self, sequences: Sequences) -> DiagonalGaussian:
@@ -165,6 +158,33 @@ class RecognitionNetwork(nn.Module):
             # Bounded, as gaps of many rows would otherwise throw the state out of its range.
             state = (state + h * self.drift(state)).clamp(-1.0, 1.0)
         return state
+
+
+class InputScales(NamedTuple):
+    """Scales of the input of networks that read sequences."""
+
+    center: Tensor
+    """mean of the observed entries, for images over all pixels"""
+    spread: Tensor
+    """their standard deviation, 1 where it is 0"""
+    gap: Tensor
+    """mean distance in time between neighboring observed rows, 1 without any"""
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> "InputScales":
+        """Returns the scales of a data set."""
+        mask = sequences.mask.expand(sequences.values.shape)
+        axes = (0, 1) if len(sequences.obs_shape) == 1 else tuple(range(mask.ndim))
+        count = mask.sum(axes).clamp(min=1)
+        center = sequences.values.sum(axes) / count
+        square = torch.where(mask, sequences.values - center, 0.0).square().sum(axes) / count
+        gaps = _Backwards.of(sequences).gaps()
+        gaps = gaps[gaps > 0]
+        return cls(
+            center,
+            torch.where(square > 0, square.sqrt(), 1.0),
+            gaps.mean() if len(gaps) else torch.ones_like(gaps.sum()),
+        )
 
 
 class _Embedding(nn.Module):

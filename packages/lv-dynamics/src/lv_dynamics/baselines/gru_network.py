@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lv_dynamics.recognition import RecognitionNetwork
+from lv_dynamics.recognition import InputScales
 from lv_dynamics.sequences import Sequences
 
 __all__ = ["GruNetwork", "Memory", "Prediction"]
@@ -58,12 +58,10 @@ class GruNetwork(nn.Module):
 
     def calibrate(self, train: Sequences) -> "GruNetwork":
         """Takes the scales of values and gaps from data, and returns the network."""
-        # The same scales as any network that reads sequences; a width of one is enough for them.
-        scales = RecognitionNetwork(train.obs_shape, 1, hidden=1, embedding=1)
-        scales = scales.to(self.center).calibrate(train)
+        scales = InputScales.of(train)
         self.center.copy_(scales.center.expand(train.obs_shape).reshape(-1))
         self.spread.copy_(scales.spread.expand(train.obs_shape).reshape(-1))
-        self.time_scale.copy_(scales.time_scale)
+        self.time_scale.copy_(scales.gap)
         return self
 
     def start(self, batch: int) -> Memory:

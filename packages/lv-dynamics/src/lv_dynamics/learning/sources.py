@@ -5,7 +5,7 @@ B sequences of a batch, D latent numbers.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class Proposal(NamedTuple):
     logs: dict[str, Tensor]
 
 
+@runtime_checkable
 class LatentSource(Protocol):
     """What the learner needs of a source of latents."""
 

@@ -103,9 +103,12 @@ class _Run:
         tableau = TABLEAUS[grid.settings.method]
         self.grid, self.stages, self.keep = grid, len(tableau.weights), keep
         self._rows = [_terms(row) for row in (*tableau.stages, tableau.weights)]
-        self._weights = tableau.weights
+        # The gradient of stage j is b_j times lambda plus sum_i a_ij times that of stage i pulled
+        # back. Divided by b_j it needs one addition a term and no scaling of lambda.
+        self._scales = [b if b != 0 else 1.0 for b in tableau.weights]
+        self._first = [b != 0 for b in tableau.weights]
         self._columns = [
-            [(c, i + 1) for i in range(j, len(tableau.stages)) if (c := tableau.stages[i][j]) != 0]
+            _terms([row[j] if j < len(row) else 0.0 for row in ((), *tableau.stages)])
             for j in range(self.stages)
         ]
         self.dense = grid.value_weights is not None
@@ -130,21 +133,22 @@ class _Run:
         stage = start.new_empty(shape)
         states[0] = start.detach().t()
         nodes = states.unbind(0)
+        rows = [[(c, increments[i]) for c, i in row] for row in self._rows]
         sizes = self.grid.sizes.unbind(0)
         slot = 0
         for step in range(steps):
-            y = nodes[step]
+            y = at = nodes[step]
             for i, increment in enumerate(increments):
-                if i > 0:
-                    _sum(y, self._rows[i - 1], increments, stage)
-                at = stage if i > 0 else y
                 network.velocity(at, slot, increment)
                 if i == 0 and slopes is not None:
                     slopes[step] = increment
                 if not self.shared:
                     increment.mul_(sizes[step])
                 slot += self.keep
-            _sum(y, self._rows[-1], increments, nodes[step + 1])
+                at = y
+                out = stage if i + 1 < stages else nodes[step + 1]
+                for c, k in rows[i]:
+                    at = torch.add(at, k, alpha=c, out=out)
         if slopes is not None:
             network.velocity(nodes[steps], slot, slopes[steps])
         return self._output(states, slopes)
@@ -156,30 +160,32 @@ class _Run:
         total = grad.new_zeros(self.width, batch)
         upper = total[:d]
         pulled = list(grad.new_empty(stages, self.width, batch).unbind(0))
-        uppers = [p[:d] for p in pulled]
-        weighted = {b: grad.new_empty(d, batch) for b in self._weights}
-        kappa = grad.new_empty(d, batch)
+        scales = self._scales
+        columns = [
+            [(c * scales[i] / scales[j], pulled[i][:d]) for c, i in column]
+            for j, column in enumerate(self._columns)
+        ]
+        zero, kappa = grad.new_zeros(d, batch), grad.new_empty(d, batch)
         seeds = into_states.unbind(0)
         slope_seeds = None if into_slopes is None else into_slopes.unbind(0)
         sizes = self.grid.sizes.unbind(0)
         slot = steps * stages
         if slope_seeds is not None:
-            network.pull(slope_seeds[steps], slot, pulled[0])
-            total.add_(pulled[0])
+            network.pull(slope_seeds[steps], slot, total)
         upper.add_(seeds[steps])
         for step in range(steps - 1, -1, -1):
-            for b, buffer in weighted.items():
-                torch.mul(upper, b, out=buffer)
             for j in range(stages - 1, -1, -1):
                 slot -= 1
-                _sum(weighted[self._weights[j]], self._columns[j], uppers, kappa)
+                at = upper if self._first[j] else zero
+                for c, p in columns[j]:
+                    at = torch.add(at, p, alpha=c, out=kappa)
                 if not self.shared:
-                    kappa.mul_(sizes[step])
+                    at = torch.mul(at, sizes[step], out=kappa)
                 if j == 0 and slope_seeds is not None:
-                    kappa.add_(slope_seeds[step])
-                network.pull(kappa, slot, pulled[j])
-            for p in pulled:
-                total.add_(p)
+                    at = torch.add(at, slope_seeds[step], alpha=1 / scales[0], out=kappa)
+                network.pull(at, slot, pulled[j])
+            for c, p in zip(scales, pulled, strict=True):
+                total.add_(p, alpha=c)
             upper.add_(seeds[step])
         return total
 
@@ -232,13 +238,3 @@ class _Run:
 
 def _terms(row: Sequence[float]) -> list[tuple[float, int]]:
     return [(c, i) for i, c in enumerate(row) if c != 0]
-
-
-def _sum(base: Tensor, terms: list[tuple[float, int]], tensors: list[Tensor], out: Tensor) -> None:
-    if not terms:
-        out.copy_(base)
-        return
-    (c, i), *rest = terms
-    torch.add(base, tensors[i], alpha=c, out=out)
-    for c, i in rest:
-        out.add_(tensors[i], alpha=c)

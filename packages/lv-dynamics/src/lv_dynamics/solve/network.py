@@ -58,31 +58,31 @@ class BufferedField:
                 weight = weight[:, : field.state].contiguous()
             forward.append(weight)
             biases.append(bias.expand(-1, batch).contiguous())
-        self._forward = list(zip(biases, forward, strict=True))
-        self._transposed = backward
-        self._raw = [bias.new_empty(len(bias), batch) for bias in biases[:-1]]
-        self._value = [torch.empty_like(raw) for raw in self._raw]
-        kept = [raw.new_empty(evaluations, *raw.shape).unbind(0) for raw in self._raw]
+        raw = [bias.new_empty(len(bias), batch) for bias in biases[:-1]]
+        value = [torch.empty_like(r) for r in raw]
+        self._hidden = list(zip(biases[:-1], forward[:-1], raw, value, strict=True))
+        self._last = biases[-1], forward[-1]
+        self._back = list(zip(backward[:0:-1], raw[::-1], strict=True))
+        self._first = backward[0]
+        kept = [r.new_empty(evaluations, *r.shape).unbind(0) for r in raw]
         self._kept = list(zip(*kept, strict=True)) if kept else [()] * evaluations
 
     def velocity(self, y: Tensor, slot: int, out: Tensor) -> None:
         """Writes `scale f(y)` into `out`, both `(state, batch)`; keeps what slot `slot` holds."""
-        form, forward = self._form, self._form.forward
-        hidden = y
-        for (bias, weight), raw, value, kept in zip(
-            self._forward, self._raw, self._value, self._kept[slot], strict=False
-        ):
-            source = kept if form.keeps_raw else raw
-            target = kept if form.keeps_value else value
-            torch.addmm(bias, weight, hidden, out=source)
+        form, addmm, hidden = self._form, torch.addmm, y
+        forward, keeps_raw, keeps_value = form.forward, form.keeps_raw, form.keeps_value
+        for (bias, weight, raw, value), kept in zip(self._hidden, self._kept[slot], strict=True):
+            source = kept if keeps_raw else raw
+            target = kept if keeps_value else value
+            addmm(bias, weight, hidden, out=source)
             forward(source, kept, target)
             hidden = target
-        bias, weight = self._forward[-1]
+        bias, weight = self._last
         if self.top:
-            torch.addmm(bias, weight, hidden, out=out[self.top :])
+            addmm(bias, weight, hidden, out=out[self.top :])
             _scaled(y[self.top :], self.scale, out[: self.top])
         else:
-            torch.addmm(bias, weight, hidden, out=out)
+            addmm(bias, weight, hidden, out=out)
 
     def pull(self, grad: Tensor, slot: int, out: Tensor) -> None:
         """Writes the product of the transposed Jacobian of a kept evaluation with `grad`.
@@ -92,14 +92,13 @@ class BufferedField:
             slot: Of the evaluation.
             out: With respect to state and static part, `(state + static, batch)`.
         """
-        transposed, backward = self._transposed, self._form.backward
+        mm, backward = torch.mm, self._form.backward
         back = grad[self.top :] if self.top else grad
-        for i in range(len(transposed) - 1, 0, -1):
-            buffer = self._raw[i - 1]
-            torch.mm(transposed[i], back, out=buffer)
-            backward(buffer, self._kept[slot][i - 1], buffer)
+        for (weight, buffer), kept in zip(self._back, reversed(self._kept[slot]), strict=True):
+            mm(weight, back, out=buffer)
+            backward(buffer, kept, buffer)
             back = buffer
-        torch.mm(transposed[0], back, out=out)
+        mm(self._first, back, out=out)
         if self.top:
             lower = out[self.top : self.state]
             above = grad[: self.top]

@@ -23,6 +23,7 @@ DOCUMENTS = sorted(
 SHOWING = (
     *("docs/", "packages/lv-core/", "packages/lv-neuro/", "packages/lv-priors/"),
     "packages/lv-text/",
+    "packages/lv-dynamics/",
 )
 """Documents that show all that their blocks print."""
 # A python block, and the block of text right behind it, which shows what it prints.

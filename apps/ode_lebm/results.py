@@ -42,7 +42,7 @@ PUBLISHED = {
 
 
 def groups_of(records: Iterable[Record]) -> Groups:
-    """Returns the records of each data set and variant, one per seed; rules without a model too."""
+    """Returns the records of each data set and variant or rule without a model, one per seed."""
     found: Groups = {}
     for record in records:
         system = found.setdefault(record["system"], {})

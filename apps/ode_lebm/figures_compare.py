@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from apps.ode_lebm.figures_style import (
+    INK,
     Record,
     Study,
     band,
@@ -52,7 +53,7 @@ def all_variants(study: Study) -> tuple["Figure", str]:
     factor = 100 if study.system.startswith("hopper") else 1  # the unit that is published
     panels = blocks_shown(next(iter(groups.values()))[0]["tasks"])
     places = _places(list(groups))
-    columns = min(COLUMNS, len(panels))
+    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     fig = figure((0.19 * max(places.values()) + 0.95) * rows)
     axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
@@ -78,26 +79,34 @@ def all_variants(study: Study) -> tuple["Figure", str]:
         "energy; blue: Gaussian) and inference (dark: chains, light: encoder), filled points "
         "are models with static variables, hollow ones without, circles chains, squares "
         "encoders. Rules without a model (crosses) have no seed; a number with an arrow is the "
-        "error of one that is far beyond the axis."
+        "error of one that is far beyond the axis, or 0 of one that was shown every scored row."
     )
 
 
 def _forest(ax: "Axes", values: Mapping[str, np.ndarray], places: Mapping[str, float]) -> None:
     """Draws a row for each variant; rules far beyond all models are numbers at the edge."""
-    models = [v for n, v in values.items() if line_of(n).marker != "X"]
-    positive = [float(v.min()) for v in values.values() if v.min() > 0]
-    largest = 4 * max(float(np.nanmax(v)) for v in models or values.values())
-    inside = [v for v in values.values() if v.mean() <= largest]
-    highest = 1.15 * max(float(np.nanmax(v)) for v in inside)
+    means = {n: float(v.mean()) for n, v in values.items() if np.isfinite(v).all()}
+    means = {n: mean for n, mean in means.items() if mean > 0} or {next(iter(values)): 1.0}
+    models = [mean for n, mean in means.items() if line_of(n).marker != "X"]
+    largest = 4 * max(models or means.values())
+    inside = [values[n] for n, mean in means.items() if mean <= largest]
+    lowest = min(float(v.min()) for v in inside)
+    highest = 1.15 * max(float(v.max()) for v in inside)
     ax.set_xscale("log")
-    ax.set_xlim(min(positive) / 1.15, highest)
+    ax.set_xlim(lowest / 1.15, highest)
     log_ticks(ax.xaxis)
+    words: dict[str, Any] = {"va": "center", "fontsize": 7, "color": INK}
     for name, found in values.items():
-        if found.mean() <= largest:
+        mean = float(found.mean())
+        if mean <= 0:
+            ax.text(ax.get_xlim()[0], places[name], " ← 0", ha="left", **words)
+        elif np.isnan(mean):
+            ax.text(highest, places[name], "no number ", ha="right", **words)
+        elif mean <= largest:
             _points(ax, found, places[name], name)
         else:
-            words = {"ha": "right", "va": "center", "fontsize": 7, "color": line_of(name).color}
-            ax.text(highest, places[name], f"{found.mean():,.3g} →", **words)
+            shown = f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
+            ax.text(highest, places[name], f"{shown} → ", ha="right", **words)
 
 
 def _places(variants: list[str]) -> dict[str, float]:

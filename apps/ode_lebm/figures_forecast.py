@@ -201,14 +201,18 @@ def _reach(
     groups: Mapping[str, Sequence[Record]], study: Study, start: str
 ) -> tuple[float, float]:
     """Returns ends of the axis; a rule that is beyond all others does not count."""
-    curves = [
-        _positive(np.stack([study.arrays(r)[f"{start}error"] for r in group]))
-        for group in groups.values()
-    ]
-    least = min(float(np.nanquantile(curve, 0.01)) for curve in curves)
-    most = sorted(float(np.nanmax(curve)) for curve in curves)
+    ends = []
+    for group in groups.values():
+        found = np.concatenate([study.arrays(record)[f"{start}error"] for record in group])
+        found = found[np.isfinite(found) & (found > 0)]
+        if len(found):
+            ends.append(("several" in group[0], float(found.min()), float(found.max())))
+    if not ends:
+        return 0.1, 10.0
+    models = [low for rule, low, _ in ends if not rule]
+    most = sorted(high for _, _, high in ends)
     highest = most[-1] if len(most) < 3 else min(most[-1], 3 * most[-2])
-    return 0.7 * least, 1.4 * highest
+    return 0.7 * min(models or [low for _, low, _ in ends]), 1.4 * highest
 
 
 def _positive(curves: np.ndarray) -> np.ndarray:

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from apps.ode_lebm.figures_factors import factors_of
-from apps.ode_lebm.figures_style import COLORMAP, INK, Study, figure, key_below, line_of, plain
+from apps.ode_lebm.figures_style import (
+    COLORMAP,
+    INK,
+    Record,
+    Study,
+    figure,
+    key_below,
+    line_of,
+    plain,
+)
 from apps.ode_lebm.results import TITLES
 from lv_priors import EnergyPrior
 
@@ -45,31 +54,39 @@ def plane_of(points: Tensor) -> Plane:
     return Plane(center, axes[:2], share)
 
 
+class Paths(NamedTuple):
+    """Dynamic states of a model over time, `(B, T, state)`, where the solver does not diverge."""
+
+    times: Tensor
+    inferred: Tensor
+    """Those of test sequences."""
+    factor: np.ndarray | None
+    """Their true factor."""
+    drawn: Tensor
+    """Those of samples of the prior."""
+
+
 @torch.no_grad()
 def phase_portraits(study: Study) -> tuple["Figure", str] | None:
     """Draws trajectories of the dynamic state, of test sequences and of the prior."""
     shown = study.main("prior/z")
-    if not shown:
-        return None
-    factors = factors_of(study, next(iter(shown.values())))
+    factors = factors_of(study, next(iter(shown.values()))) if shown else {}
     name = next(iter(factors), None)
-    fig = figure(3.0 * len(shown), dots=130)
-    rows = fig.subplots(len(shown), 2, squeeze=False, sharex="row", sharey="row")
-    for row, (variant, record) in zip(rows, shown.items(), strict=True):
-        arrays, model = study.arrays(record), study.model(record)
-        given = arrays["task0/times"][0] * study.clock
-        times = torch.linspace(float(given[0]), float(given[-1]), ROWS)
-        latents = torch.as_tensor(arrays["best"][:PATHS])
-        inferred = model.trajectory(latents, times)
-        drawn = model.trajectory(torch.as_tensor(arrays["prior/z"][:PATHS]), times)
-        plane = plane_of(inferred.flatten(0, 1))
-        factor = None if name is None else factors[name][: len(latents)]
-        _paths(row[0], plane.onto(inferred), times / study.clock, factor, name or "time")
+    paths = {n: _carried(study, r, factors.get(name or "")) for n, r in shown.items()}
+    paths = {n: p for n, p in paths.items() if len(p.inferred) > 1 and len(p.drawn)}
+    if not paths:
+        return None
+    fig = figure(3.0 * len(paths), dots=130)
+    rows = fig.subplots(len(paths), 2, squeeze=False, sharex="row", sharey="row")
+    for row, (variant, found) in zip(rows, paths.items(), strict=True):
+        plane = plane_of(found.inferred.flatten(0, 1))
+        inferred, drawn = plane.onto(found.inferred), plane.onto(found.drawn)
+        _paths(row[0], inferred, found.times, found.factor, name or "time")
         ink = {"color": line_of(variant).color, "rasterized": True}
-        for path in plane.onto(drawn).numpy():
+        for path in drawn.numpy():
             row[1].plot(*path.T, linewidth=0.6, alpha=0.5, **ink)
             row[1].plot(*path[0], ".", markersize=4, **ink)
-        _reach(row[0], plane.onto(inferred))
+        _reach(row[0], inferred, drawn)
         title = f"{TITLES[variant]}: test sequences"
         plain(row[0], title, "component 1", f"component 2 (both: {plane.share:.0%} of variance)")
         plain(row[1], "samples of the prior", "component 1")
@@ -79,10 +96,23 @@ def phase_portraits(study: Study) -> tuple["Figure", str] | None:
         "the plane of the first two principal components of the states of the test sequences "
         f"shown on the left, colored {colored}; dots are initial states, which were inferred from "
         "the points of the main task. Right: initial states (and static variables) drawn from "
-        "the prior, in the same plane and to the same scale. Where the model has found the "
-        "dynamics, paths are orbits that do not depend on the sequence but through its factors, "
-        "and samples of the prior fill the same region."
+        "the prior, in the same plane and to the same scale; a few far paths leave the axes. "
+        "Where the model has found the dynamics, paths are orbits that depend on the sequence "
+        "through its factors alone, and samples of the prior fill the same region."
     )
+
+
+def _carried(study: Study, record: Record, factor: np.ndarray | None) -> Paths:
+    arrays, model = study.arrays(record), study.model(record)
+    given = arrays["task0/times"][0] * study.clock
+    times = torch.linspace(float(given[0]), float(given[-1]), ROWS)
+    both, whole = [], []
+    for key in ("best", "prior/z"):
+        paths = model.trajectory(torch.as_tensor(arrays[key][:PATHS]), times, check=False)
+        whole.append(torch.isfinite(paths).flatten(1).all(1))
+        both.append(paths[whole[-1]])
+    kept = None if factor is None else factor[:PATHS][whole[0].numpy()]
+    return Paths(times / study.clock, both[0], kept, both[1])
 
 
 def _paths(
@@ -110,11 +140,11 @@ def _paths(
     bar.ax.tick_params(labelsize=7)
 
 
-def _reach(ax: "Axes", paths: Tensor) -> None:
-    """Ends axes where nearly all states of test sequences lie: some paths run away."""
-    flat = paths.reshape(-1, 2)
-    low, high = (torch.quantile(flat, q, dim=0) for q in (0.005, 0.995))
-    room = 0.35 * (high - low) + 1e-6
+def _reach(ax: "Axes", *paths: Tensor) -> None:
+    """Ends axes where nearly all states lie: some paths run away."""
+    found = [torch.quantile(p.reshape(-1, 2), torch.tensor((0.01, 0.99)), dim=0) for p in paths]
+    low, high = torch.stack(found).amin((0, 1)), torch.stack(found).amax((0, 1))
+    room = 0.15 * (high - low) + 1e-6
     for place, name in enumerate("xy"):
         getattr(ax, f"set_{name}lim")(
             float(low[place] - room[place]), float(high[place] + room[place])

@@ -79,14 +79,19 @@ def test_huge_but_finite_states_are_no_divergence():
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    field, start = VectorField(2, static=1), torch.zeros(4, 2)
+    start = torch.zeros(4, 2)
     with pytest.raises(ValueError, match=r"broadcast to \(4, 5\), got \(3, 5\)"):
         solve(still, start, torch.ones(3, 5).cumsum(-1))
-    with pytest.raises(ValueError, match=r"batch shape of start, \(4,\), got shape \(1, 1\)"):
-        solve(field, start, torch.tensor([1.0]), static=torch.zeros(1, 1))
     grid = TimeGrid.build(torch.ones(3, 1), Solver())
     with pytest.raises(ValueError, match="TimeGrid of 1 or 4 rows"):
         solve(still, start, grid)
+
+
+@pytest.mark.usefixtures("wrong_types")
+def test_a_static_part_of_another_batch_is_refused():
+    field, start = VectorField(2, static=1), torch.zeros(4, 2)
+    with pytest.raises(ValueError, match=r"batch shape of start, \(4,\), got shape \(1, 1\)"):
+        solve(field, start, torch.tensor([1.0]), static=torch.zeros(1, 1))
 
 
 def test_a_grid_is_for_fixed_steps():

@@ -78,17 +78,17 @@ def all_variants(study: Study) -> tuple["Figure", str]:
         "Panels are what was seen and which rows are scored. Color says prior (orange, red: "
         "energy; blue: Gaussian) and inference (dark: chains, light: encoder), filled points "
         "are models with static variables, hollow ones without, circles chains, squares "
-        "encoders. Rules without a model (crosses) have no seed; a number with an arrow is the "
-        "error of one that is far beyond the axis, or 0 of one that was shown every scored row."
+        "encoders. Rules without a model (crosses) have no seed; a number with an arrow is an "
+        "error that lies beyond the axis; 0 is that of a rule that was shown every scored row."
     )
 
 
 def _forest(ax: "Axes", values: Mapping[str, np.ndarray], places: Mapping[str, float]) -> None:
-    """Draws a row for each variant; rules far beyond all models are numbers at the edge."""
+    """Draws a row for each variant; what is far beyond most models is a number at the edge."""
     means = {n: float(v.mean()) for n, v in values.items() if np.isfinite(v).all()}
     means = {n: mean for n, mean in means.items() if mean > 0} or {next(iter(values)): 1.0}
     models = [mean for n, mean in means.items() if line_of(n).marker != "X"]
-    largest = 4 * max(models or means.values())
+    largest = 10 * float(np.median(models or list(means.values())))
     inside = [values[n] for n, mean in means.items() if mean <= largest]
     lowest = min(float(v.min()) for v in inside)
     highest = 1.15 * max(float(v.max()) for v in inside)

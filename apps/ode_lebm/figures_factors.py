@@ -95,12 +95,16 @@ def recovered_factors(study: Study) -> tuple["Figure", str] | None:
 
 
 def _scatter(ax: "Axes", truth: np.ndarray, predicted: np.ndarray, color: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     low, high = float(truth.min()), float(truth.max())
     room = 0.25 * (high - low)
     ends = (low - room, high + room)
     ax.plot(ends, ends, color="0.7", linewidth=0.9)
     ax.plot(truth, predicted.clip(*ends), "o", color=color, markersize=3, alpha=0.7, clip_on=False)
     ax.set(xlim=ends, ylim=ends, aspect="equal")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def unusual_sequences(study: Study) -> tuple["Figure", str] | None:

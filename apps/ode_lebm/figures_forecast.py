@@ -128,6 +128,7 @@ def generated(study: Study) -> tuple["Figure", str] | None:
     fig = figure(1.7 * len(channels) + 0.5)
     grid = fig.subplots(len(channels), len(kept) + 1, squeeze=False, sharex=True, sharey="row")
     names = CHANNELS.get(study.system, ())
+    headings = [TITLES[v].replace(" (", "\n(") if len(kept) > 2 else TITLES[v] for v in kept]
     for row, channel in zip(grid, channels, strict=True):
         label = _channel(names, channel) if truth.shape[-1] > 1 else "value"
         for times, values in zip(first["task0/times"], truth, strict=True):
@@ -137,7 +138,7 @@ def generated(study: Study) -> tuple["Figure", str] | None:
             for values in arrays["prior/values"]:
                 color = line_of(variant).color
                 ax.plot(arrays["prior/times"], values[:, channel], color=color, linewidth=0.9)
-        for ax, title in zip(row, ("test sequences", *(TITLES[v] for v in kept)), strict=True):
+        for ax, title in zip(row, ("test sequences", *headings), strict=True):
             title = title if row is grid[0] or row[0] is grid[0, 0] else ""
             below = "time" if row[0] is grid[-1, 0] else ""
             plain(ax, title, below, label if ax is row[0] else "")
@@ -211,7 +212,7 @@ def _reach(
         return 0.1, 10.0
     models = [low for rule, low, _ in ends if not rule]
     most = sorted(high for _, _, high in ends)
-    highest = most[-1] if len(most) < 3 else min(most[-1], 3 * most[-2])
+    highest = most[-1] if len(most) < 3 else min(most[-1], 1.5 * most[-2])
     return 0.7 * min(models or [low for _, low, _ in ends]), 1.4 * highest
 
 

@@ -32,13 +32,12 @@ def factors_of(study: Study, record: Record) -> dict[str, np.ndarray]:
         return {}
     settings = study.settings
     seed = record["seed"] if settings.fresh_data else settings.seed
-    test = split(
-        study.system,  # type: ignore[arg-type]
-        "test",
-        seed=seed,
-        n=settings.data_sets.test or None,
-    )
-    return {name: np.asarray(test.factors[name].double()) for name in names}
+    key = f"factors of {seed}"
+    if key not in study.read:
+        count = settings.data_sets.test or None
+        test = split(study.system, "test", seed=seed, n=count)  # type: ignore[arg-type]
+        study.read[key] = {name: np.asarray(test.factors[name].double()) for name in names}
+    return study.read[key]
 
 
 def held_out(latents: Tensor, factor: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ class Study:
     folder: Path
     """Of the cells."""
     settings: Settings
-    _read: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    read: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """What has been read or made already."""
 
     @property
     def title(self) -> str:
@@ -109,14 +110,14 @@ class Study:
     def arrays(self, record: Record) -> dict[str, np.ndarray]:
         """Returns what a cell kept for figures; of a rule without a model its own part."""
         name = str(record["name"])
-        if name not in self._read:
-            self._read[name] = read_arrays(self.folder, name)
+        if name not in self.read:
+            self.read[name] = read_arrays(self.folder, name)
         if "several" not in record:
-            return self._read[name]
+            return self.read[name]
         start = f"{record['variant']}/"
         return {
             key.removeprefix(start): array
-            for key, array in self._read[name].items()
+            for key, array in self.read[name].items()
             if key.startswith(start)
         }
 

@@ -62,7 +62,9 @@ def evaluate(system: str, forecaster: Forecaster, data: Bundle, settings: Settin
         numbers["tasks"][task.name] = _scores(predicted, target, task)
         arrays |= _kept(place, task, predicted, target, settings)
         if place == 0 and samples is not None and forecaster.model is not None:
-            numbers |= _latent_numbers(system, samples, data)
+            latent = _latent_numbers(samples, data)
+            numbers |= latent.numbers
+            arrays |= latent.arrays
             arrays |= {"latents": _array(samples.mean()), "best": _array(samples.best)}
             numbers["swap"] = _swap(system, forecaster.model, samples, data)
             outside = _outside(forecaster, task, samples, data)
@@ -156,7 +158,9 @@ def _kept(
 # Latents
 
 
-def _latent_numbers(system: str, samples: Samples, data: Bundle) -> dict[str, Any]:
+def _latent_numbers(samples: Samples, data: Bundle) -> Measured:
+    """Returns diagnostics of the latents, and what can be read off them."""
+    arrays = {f"factor/{name}": _array(value) for name, value in data.test.factors.items()}
     mean = samples.mean().cpu()
     found: dict[str, Any] = {
         "latent_norm": float(torch.linalg.vector_norm(samples.draws, dim=-1).mean()),
@@ -177,11 +181,12 @@ def _latent_numbers(system: str, samples: Samples, data: Bundle) -> dict[str, An
         found["factors"] = {}
         for part, latents in parts.items():
             r2 = r2_of_factors(latents, true, generator=stream(0, "folds"))
+            arrays[f"read off/{part}"] = _array(r2.predicted)
             found["factors"][part] = {
                 name: {"held_out": float(a), "in_sample": float(b)}
                 for name, a, b in zip(data.factors, r2.held_out, r2.in_sample, strict=True)
             }
-    return found
+    return Measured(found, arrays)
 
 
 def _swap(system: str, model: EnergyOde, samples: Samples, data: Bundle) -> dict[str, float]:

@@ -3,56 +3,27 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from apps.ode_lebm.figures_style import Record, Study, figure, line_of, plain
 from apps.ode_lebm.results import TITLES
-from lv_core import stream
-from lv_dynamics.systems import split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["factors_of", "held_out", "recovered_factors", "unusual_sequences"]
+__all__ = ["factors_of", "recovered_factors", "unusual_sequences"]
 
-FOLDS = 5
 MOST = 4  # columns
 SCORES = ("prior energy", "misfit", "posterior energy")
 
 
 def factors_of(study: Study, record: Record) -> dict[str, np.ndarray]:
-    """Returns the true factors of the test sequences, by the names of which R2 was measured.
-
-    They are made again, from the seed; only data sets made by a formula have any.
-    """
-    names = record.get("factors", {}).get("all", ())
-    if not names:
-        return {}
-    settings = study.settings
-    seed = record["seed"] if settings.fresh_data else settings.seed
-    key = f"factors of {seed}"
-    if key not in study.read:
-        count = settings.data_sets.test or None
-        test = split(study.system, "test", seed=seed, n=count)  # type: ignore[arg-type]
-        study.read[key] = {name: np.asarray(test.factors[name].double()) for name in names}
-    return study.read[key]
-
-
-def held_out(latents: Tensor, factor: Tensor) -> Tensor:
-    """Returns predictions of a factor by linear regressions on the other folds, `(n,)`.
-
-    Folds and fit are those of `lv_dynamics.metrics.r2_of_factors` in the evaluation.
-    """
-    x, y = latents.double(), factor.double()
-    fold = torch.randperm(len(x), generator=stream(0, "folds")) % FOLDS
-    design = torch.cat([torch.ones_like(x[:, :1]), x], 1)
-    found = torch.empty_like(y)
-    for k in range(FOLDS):
-        out = fold == k
-        found[out] = design[out] @ (torch.linalg.pinv(design[~out]) @ y[~out])
-    return found
+    """Returns the true factors of the test sequences, those whose recovery is measured first."""
+    arrays = study.arrays(record)
+    measured = record.get("factors", {}).get("all", ())
+    kept = [key.removeprefix("factor/") for key in arrays if key.startswith("factor/")]
+    names = [*measured, *(name for name in kept if name not in measured)]
+    return {name: arrays[f"factor/{name}"].astype(float) for name in names}
 
 
 def recovered_factors(study: Study) -> tuple["Figure", str] | None:
@@ -71,13 +42,10 @@ def recovered_factors(study: Study) -> tuple["Figure", str] | None:
     columns = fig.subplots(len(names), len(shown), squeeze=False, sharex="row", sharey="row").T
     for column, (variant, record, part) in zip(columns, shown, strict=True):
         truth = factors_of(study, record)
-        latents = torch.as_tensor(study.arrays(record)["latents"])
-        if part == "static":
-            latents = latents[:, study.model(record).config.state :]
+        read = study.arrays(record)[f"read off/{part}"]
         words = "static variables alone" if part == "static" else "all latents"
-        for ax, name in zip(column, names, strict=True):
-            predicted = held_out(latents, torch.as_tensor(truth[name]))
-            _scatter(ax, truth[name], predicted.numpy(), line_of(variant).color)
+        for place, (ax, name) in enumerate(zip(column, names, strict=True)):
+            _scatter(ax, truth[name], read[:, place], line_of(variant).color)
             title = f"$R^2$ = {record['factors'][part][name]['held_out']:.2f}"
             if ax is column[0]:
                 title = f"{TITLES[variant].replace(' (', chr(10) + '(')}\n{words}\n{title}"

@@ -71,7 +71,8 @@ def phase_portraits(study: Study) -> tuple["Figure", str] | None:
     """Draws trajectories of the dynamic state, of test sequences and of the prior."""
     shown = study.main("prior/z")
     factors = factors_of(study, next(iter(shown.values()))) if shown else {}
-    name = next(iter(factors), None)
+    # A turning digit's state should lie on a ring of angles, whatever the digit.
+    name = "start" if study.system == "rotating_digits" else next(iter(factors), None)
     paths = {n: _carried(study, r, factors.get(name or "")) for n, r in shown.items()}
     paths = {n: p for n, p in paths.items() if len(p.inferred) > 1 and len(p.drawn)}
     if not paths:

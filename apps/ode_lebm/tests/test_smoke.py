@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,16 +17,17 @@ from apps.ode_lebm.__main__ import main
 from apps.ode_lebm.train import load_model, read_arrays
 
 TINY = """
---data-sets.train 12 --data-sets.valid 4 --data-sets.test 6 --learning.iterations 6
---learning.batch-size 6 --model.field-hidden 8 --model.emission-hidden 8 --model.energy-hidden 8
---model.prior-steps 3 --evaluate.samples 5 --evaluate.encoder-draws 3 --evaluate.shown 2
---evaluate.inference.restarts 2 --evaluate.inference.steps 6 --evaluate.inference.polish 2
---evaluate.inference.draws 2 --evaluate.inference.thin 1 --processes 1
-""".split()
+--data-sets.train 12 --data-sets.valid 4 --data-sets.test 14 --model.state 2 --model.static 2
+--learning.iterations 6 --learning.batch-size 6 --model.field-hidden 8 --model.emission-hidden 8
+--model.energy-hidden 8 --model.prior-steps 3 --evaluate.samples 5 --evaluate.encoder-draws 3
+--evaluate.shown 2 --evaluate.inference.restarts 2 --evaluate.inference.steps 6
+--evaluate.inference.polish 2 --evaluate.inference.draws 2 --evaluate.inference.thin 1
+--processes 1
+"""
 
 
 def words(*extra: str) -> list[str]:
-    return ["smoke", *TINY, *extra]
+    return ["smoke", *shlex.split(TINY), *extra]
 
 
 @pytest.fixture(scope="module")

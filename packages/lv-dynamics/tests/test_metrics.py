@@ -280,6 +280,7 @@ def test_r2_agrees_with_a_loop_over_folds():
     expected = 1 - ((z - fit) ** 2).sum() / ((z - z.mean()) ** 2).sum()
     found = r2_of_factors(x, y, folds=4, generator=stream(5))
     assert float(found.held_out) == pytest.approx(expected)
+    assert found.predicted[:, 0].numpy() == pytest.approx(fit)
 
 
 def test_in_sample_r2_of_pure_noise_is_latents_over_sequences_and_held_out_is_not():

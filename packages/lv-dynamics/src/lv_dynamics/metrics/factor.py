@@ -17,6 +17,9 @@ class FactorR2(NamedTuple):
     in_sample: Float[Tensor, " factors"]
     """Of the sequences that it was fitted to: too high, by about latents / sequences for pure
     noise. Give it only beside numbers that were computed in this way."""
+    predicted: Float[Tensor, "batch factors"]
+    """Each sequence's factors by the map that was fitted to the other folds: what `held_out` is
+    about, to be drawn against the truth."""
 
 
 def r2_of_factors(
@@ -69,7 +72,7 @@ def r2_of_factors(
         out = fold == k
         held_out[out] = design[out] @ _weights(design[~out], y[~out])
     errors = [(y - fit).square().sum(0) for fit in (held_out, design @ _weights(design, y))]
-    return FactorR2(1 - errors[0] / spread, 1 - errors[1] / spread)
+    return FactorR2(1 - errors[0] / spread, 1 - errors[1] / spread, held_out)
 
 
 def _weights(design: Tensor, y: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from lv_core import Rows, stream
 from lv_dynamics.config import OdeConfig
+from lv_dynamics.inference import InferenceSettings, infer
 from lv_dynamics.learning import Learner, LearningSettings, fit, reconstruction_error
 from lv_dynamics.learning.sources import Batch
 from lv_dynamics.model import EnergyOde
@@ -65,7 +66,7 @@ def test_learns_and_does_not_without_a_step_size(method, settings):
     _, logs = run(s, data)
     bound = 0.25
     assert sum(entry["mse"] for entry in logs[-10:]) / 10 < bound
-    _, control = run(replace(s, lr=0.0, table_lr=0.0), data)
+    _, control = run(replace(s, lr=0.0, table_lr=0.0, iterations=30), data)
     assert sum(entry["mse"] for entry in control[-10:]) / 10 > bound
 
 
@@ -74,8 +75,6 @@ def test_learns_from_thinned_sequences_what_was_masked():
     model = fit(tiny(), data, replace(SHORT, iterations=250, batch_size=30), seed=0)
     hidden = ~data.mask
     assert bool(hidden.any())
-    from lv_dynamics.inference import InferenceSettings, infer
-
     posterior = infer(model, data, settings=InferenceSettings(restarts=4, steps=60))
     with torch.no_grad():
         error = (model.mean(posterior.best(), whole.times) - whole.values)[hidden].square().mean()
@@ -113,6 +112,18 @@ def test_chains_go_on_where_the_table_ended():
     assert float(moved.max()) > 0.0
     fresh = torch.randn(6, 3, generator=stream(3, "fresh"))
     assert float((fresh - table).norm(dim=1).max()) > 1.0
+
+
+def test_the_table_starts_small_and_chains_without_one_start_from_the_reference_normal():
+    data, every = waves(200), torch.arange(200)
+
+    def spread(warm_up: float) -> float:
+        learner = Learner(tiny(), data, replace(SHORT, warm_up=warm_up))
+        return float(learner.source.bank.get(every).std())
+
+    # 600 numbers: standard errors of 3 %.
+    assert spread(0.5) == pytest.approx(0.1, rel=0.15)
+    assert spread(0.0) == pytest.approx(1.0, rel=0.15)
 
 
 @pytest.mark.parametrize("phase", ["table", "chains", "short_run", "encoder"])

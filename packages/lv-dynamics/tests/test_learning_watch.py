@@ -96,3 +96,9 @@ def test_refuses_to_shorten_a_sampler_that_is_no_langevin_kernel():
     other = EnergyPrior(mlp((2, 8, 1)), 2, sampler=Mala(steps=5, step_size=0.1))
     with pytest.raises(ValueError, match="prior_steps shortens a Langevin chain"):
         EnergyLearner(other, LearningSettings(prior_steps=3), seed=0)
+
+
+def test_a_run_without_chains_is_praised_by_the_figures_it_has():
+    health = LearningHealth(LearningSettings(), dim=4)
+    health.update({"mse": 0.2, "posterior_norm": 2.0, "sigma": 1.0, "horizon": 0.2})
+    assert health.words() == ["healthy: mse 0.2, |z| 2.00"]

@@ -220,10 +220,7 @@ class Learner:
         return error
 
     def load_best(self) -> EnergyOde:
-        """Puts the weights of lowest validation error into the model, and returns it.
-
-        Without a validation the model is returned as it is.
-        """
+        """Puts the weights of lowest validation error, if any, into the model, and returns it."""
         if self.best is not None:
             self._load_weights(self.best)
         return self.model
@@ -235,10 +232,7 @@ class Learner:
     # Saving
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns everything a run needs to go on exactly, model and chains included.
-
-        Holds tensors, numbers and text alone: loadable with `weights_only=True`.
-        """
+        """Returns all that a run needs to go on exactly; loadable with `weights_only=True`."""
         return {
             "done": self.done,
             "seed": self.seed,

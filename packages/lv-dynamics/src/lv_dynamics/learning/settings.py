@@ -50,6 +50,8 @@ class LearningSettings:
     warm_up: float = 0.9
     """share spent on the table of latents (persistent method only); 0 = none. An update with
     chains takes several times as long, so 0.9 of the updates are about 0.6 of the time"""
+    table_start: float = 0.1
+    """standard deviation of the table's start; chains without a warm-up start from N(0, I)"""
     table_lr: float = 0.03
     """Adam's step size for the table"""
     table_noise: float = 0.1
@@ -193,6 +195,7 @@ _POSITIVE = (
     "energy_clip",
     "sigma_start",
     "sigma_end",
+    "table_start",
     "step_size",
     "adaptation",
     "langevin_step_size",

@@ -96,6 +96,7 @@ class PersistentLatents:
             n_items,
             (model.dim,),
             seed=seed,
+            scale=settings.table_start if settings.warm_up > 0 else 1.0,
             dtype=like.dtype,
             device=like.device,
             fields={FACTOR: (), "adam_mean": (model.dim,), "adam_square": (model.dim,)},

@@ -100,6 +100,7 @@ SYSTEMS: dict[str, SystemPlan] = {
         field_activation="silu",
         clock=5.0,
         step_size=0.125,
+        learning={"shown": "subsets"},
     ),
     "periodic": SystemPlan(
         title="periodic, irregular",
@@ -107,6 +108,7 @@ SYSTEMS: dict[str, SystemPlan] = {
         static=4,
         in_emission=True,
         step_size=0.2,
+        learning={"shown": "subsets"},
     ),
     "mocap": SystemPlan(
         title="walking",

@@ -284,5 +284,22 @@ def test_prefixes_are_shown_to_half_of_the_sequences():
     shown = source._shown(data, Rows.of(0, range(40), "x")).rows.sum(1)
     assert 10 <= int((shown == 8).sum()) <= 32  # 20 +- 5 standard errors, and full prefixes
     assert int(shown.min()) >= 1
-    everything = Learner(tiny(), data, replace(SHORT, method="encoder", prefixes=False)).source
+    everything = Learner(tiny(), data, replace(SHORT, method="encoder", shown="all")).source
     assert everything._shown(data, Rows.of(0, range(40), "x")) is data
+
+
+def test_subsets_are_shown_to_half_of_the_sequences():
+    data = waves(40).prefix(torch.arange(40) % 6 + 3)
+    settings = replace(SHORT, method="encoder", shown="subsets")
+    source = Learner(tiny(), data, settings).source
+    shown = source._shown(data, Rows.of(0, range(40), "shown"))
+    count, whole = shown.rows.sum(1), data.rows.sum(1)
+    assert bool((shown.rows <= data.rows).all())
+    assert int(count.min()) >= 1
+    assert 10 <= int((count == whole).sum()) <= 32  # 20 +- 5 standard errors, and full subsets
+    # no prefixes: somewhere a row is missing before the last one shown
+    last = (shown.rows * torch.arange(1, 9)).amax(1)
+    assert int((count < last).sum()) >= 5
+    # a sequence is shown alike in another batch
+    alone = source._shown(data[7], Rows.of(0, [7], "shown"))
+    assert torch.equal(alone.rows[0], shown.rows[7])

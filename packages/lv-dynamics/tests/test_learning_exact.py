@@ -95,7 +95,7 @@ def test_the_bound_of_the_recognition_network_is_below_the_likelihood_and_comes_
         method="encoder",
         lr=0.01,
         iterations=250,
-        prefixes=False,
+        shown="all",
         encoder_hidden=16,
         kl_warm_up=0.0,
     )

@@ -247,6 +247,20 @@ def test_thin_refuses_what_is_out_of_range(arguments):
         irregular().thin(**arguments)
 
 
+def test_only_keeps_given_rows_where_they_were_observed():
+    data = Sequences(torch.arange(4.0), torch.ones(2, 4, 1)).prefix(3)
+    keep = torch.tensor([[True, False, True, True], [False, True, False, False]])
+    assert data.only(keep).rows.tolist() == [
+        [True, False, True, False],
+        [False, True, False, False],
+    ]
+    assert torch.equal(data.only(keep).times, data.times)
+    with pytest.raises(ValueError, match="sequence 1.*no observed entry"):
+        data.only(torch.tensor([[True] * 4, [False, False, False, True]]))
+    with pytest.raises(ValueError, match=r"\(2, 4\), got \(2, 3\)"):
+        data.only(keep[:, :3])
+
+
 def test_compact_drops_unobserved_rows_and_keeps_times():
     s = irregular().compact()
     assert s.lengths.tolist() == [6, 3, 2]

@@ -141,6 +141,23 @@ class Selections:
         rank = lot.to(rows.device).masked_fill(~rows, 2.0).argsort(1).argsort(1)
         return self._seen(rank < number[:, None], "")
 
+    def only(self: S, keep: Bool[Tensor, "batch time"]) -> S:
+        """Returns the sequences with nothing observed but in the given rows; times are kept.
+
+        Arguments:
+            keep: True for rows that stay observed where they are.
+
+        Raises:
+            ValueError: If the shape is another, or a sequence has no observed entry left; the
+                message names it.
+        """
+        if keep.shape != self.times.shape:
+            raise ValueError(
+                f"keep must have the shape of the times {tuple(self.times.shape)}, got "
+                f"{tuple(keep.shape)}"
+            )
+        return self._seen(keep, "keep leaves no observed entry")
+
     def compact(self: S) -> S:
         """Returns the sequences without rows in which nothing was observed; times are kept.
 

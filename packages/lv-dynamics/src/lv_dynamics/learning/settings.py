@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["LearningSettings", "Method"]
+__all__ = ["LearningSettings", "Method", "Shown"]
 
 Method = Literal["persistent", "short_run", "encoder"]
 """Where posterior samples come from: chains that live on, fresh short chains, or a network."""
+
+Shown = Literal["all", "prefixes", "subsets"]
+"""What of a sequence a recognition network is given in learning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +103,9 @@ class LearningSettings:
     """share over which the weight of the KL divergence grows to its end (encoder method)"""
     kl_weight: float = 1.0
     """its end; 1 = the ELBO"""
-    prefixes: bool = True
-    """whether the recognition network sees random prefixes of the rows it has to explain, as
-    forecasts ask of it, in half of the sequences"""
+    shown: Shown = "prefixes"
+    """what the recognition network sees, in half of the sequences, of the rows it has to explain:
+    random prefixes, as forecasts ask of it, random subsets, as interpolation does, or all"""
     encoder_hidden: int = 100
     """width of the recognition network made for the encoder method"""
 
@@ -116,6 +119,9 @@ class LearningSettings:
         if self.method not in get_args(Method):
             known = ", ".join(get_args(Method))
             raise ValueError(f"unknown method {self.method!r}; there are: {known}")
+        if self.shown not in get_args(Shown):
+            known = ", ".join(get_args(Shown))
+            raise ValueError(f"unknown shown {self.shown!r}; there are: {known}")
         for name in ("iterations", "batch_size", "steps", "langevin_steps", "encoder_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

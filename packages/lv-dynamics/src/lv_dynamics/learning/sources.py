@@ -10,7 +10,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lv_core import ChainBank, Langevin, Mala, OnlineStepSize, Rows, frozen, normal, posterior
+from lv_core import (
+    ChainBank,
+    Langevin,
+    Mala,
+    OnlineStepSize,
+    Rows,
+    frozen,
+    normal,
+    posterior,
+    uniform,
+)
 from lv_core.kernels.online import FACTOR
 from lv_dynamics.learning.settings import LearningSettings
 from lv_dynamics.likelihood import SequenceLikelihood
@@ -249,12 +259,19 @@ class AmortizedLatents:
         return Proposal(z, weight * kl, (), {"kl": kl.detach().mean()})
 
     def _shown(self, data: Sequences, source: Rows) -> Sequences:
-        if not self.settings.prefixes:
+        if self.settings.shown == "all":
             return data
-        rows = data.rows.sum(1)
+        observed = data.rows
+        rows = observed.sum(1)
         lot = torch.stack([torch.rand(2, generator=g) for g in source.generators]).to(data.times)
         count = (lot[:, 0] * rows).ceil().clamp(min=1)
-        return data.prefix(torch.where(lot[:, 1] < 0.5, count, rows).long(), of="observed")
+        count = torch.where(lot[:, 1] < 0.5, count, rows).long()
+        if self.settings.shown == "prefixes":
+            return data.prefix(count, of="observed")
+        score = uniform(observed.shape, data.times, source)
+        # Rows that were never observed come last.
+        place = torch.where(observed, score, 2.0).argsort(1).argsort(1)
+        return data.only(place < count[:, None])
 
     def finish(
         self, batch: Batch, proposal: Proposal, grads: tuple[Tensor, ...], done: int

@@ -101,10 +101,14 @@ def load(system: str, settings: Settings, files: Mapping[str, Path], seed: int) 
             for name in names
         }
     one = torch.ones(())
-    scaling = parts["train"].scaling() if plan.scaled else Scaling(offset=0 * one, scale=one)
-    if system == "mocap":  # joints move by very different angles; one scale keeps the paper's MSE
+    if system == "mocap":
+        # Joints move by very different angles, and some never do: one scale for all of them.
         values = parts["train"].values
         scaling = Scaling(offset=values.mean((0, 1)), scale=values.std())
+    elif plan.scaled:
+        scaling = parts["train"].scaling()
+    else:
+        scaling = Scaling(offset=0 * one, scale=one)
     seen = {name: _clocked(part.scaled(scaling), plan.clock) for name, part in parts.items()}
     return Bundle(
         train=seen["train"],

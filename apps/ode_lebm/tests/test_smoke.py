@@ -32,9 +32,9 @@ def words(*extra: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on numbers and on pictures with every kind of model."""
+    """A run with every kind of model."""
     out = tmp_path_factory.mktemp("runs") / "straight"
-    more = "--systems sinusoid rotating_digits --seeds 2 --baselines monode gru --variants"
+    more = "--systems sinusoid --seeds 2 --baselines monode gru --variants"
     more += " energy-static-mcmc energy-plain-mcmc gaussian-plain-encoder energy-static-short"
     main(words(*more.split(), "--out", str(out)))
     return out
@@ -50,18 +50,25 @@ def test_writes_claims_figures_and_a_record_of_every_model(finished: Path):
     assert {claim["holds"] for claim in found["claims"]} <= {True, False}
     assert any("static variables pay" in claim["claim"] for claim in found["claims"])
     names = {path.stem for path in (finished / "cells").glob("*.json")}
-    assert {"sinusoid-monode-1", "rotating-digits-gru-0", "sinusoid-trivial-0"} <= names
+    assert {"sinusoid-monode-1", "sinusoid-gru-0", "sinusoid-trivial-0"} <= names
     numbers = found["metrics"]["sinusoid"]
     assert set(numbers) >= {"energy-static-mcmc", "hold_last", "linear_interpolation", "gru"}
     scored = numbers["energy-static-mcmc"]["tasks"]["25 seen"]
     assert len(scored["to 150"]["mse"]) == len(scored["coverage"]) == 2
     assert set(numbers["energy-static-mcmc"]["factors"]) == {"all", "static"}
     assert set(numbers["gaussian-plain-encoder"]["factors"]) == {"all"}
-    digits = found["metrics"]["rotating_digits"]["energy-static-mcmc"]
-    assert 0 < digits["swap"]["mse"][0] < 1
-    assert 0 <= digits["outside"]["prior energy"][0] <= 1
     page = (finished / "report.html").read_text()
     assert "no part of the published algorithm" in page
+
+
+def test_pictures_are_forecast_exchanged_and_told_from_unseen_ones(tmp_path: Path):
+    more = "--systems rotating_digits --variants energy-static-mcmc"
+    main(words(*more.split(), "--out", str(tmp_path / "run")))
+    digits = result(tmp_path / "run")["metrics"]["rotating_digits"]["energy-static-mcmc"]
+    assert 0 < digits["swap"]["mse"][0] < 1
+    assert 0 <= digits["outside"]["prior energy"][0] <= 1
+    assert digits["tasks"]["15 seen"]["next turns"]["mse"][0] > 0
+    assert "data:image/gif" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_what_was_seen_is_not_scored_in_bands_and_truth_is_kept(finished: Path):
@@ -154,5 +161,5 @@ def test_real_files_are_used(tmp_path: Path):
     main([*words(*more.split()), "--out", str(tmp_path / "run")])
     found = result(tmp_path / "run")["metrics"]
     # holding the last value is known for the whole test set of 400; here for the first few
-    assert found["hopper"]["hold_last"]["tasks"]["66 seen"]["ahead"]["mse"][0] > 0.01
+    assert 0.02 < found["hopper"]["hold_last"]["tasks"]["66 seen"]["ahead"]["mse"][0] < 0.09
     assert found["mocap"]["energy-static-mcmc"]["tasks"]["3 seen"]["all"]["mse"][0] > 1

@@ -24,7 +24,7 @@ from lv_text import ThoughtEncoder, ThoughtModel, autoregressive_nll, infer
 from lv_text.probes import layer_reconstruction
 
 if TYPE_CHECKING:
-    from apps.ltm.train import Learner
+    from apps.ltm.learner import Learner
 
 __all__ = ["confirm", "evaluate", "quick"]
 

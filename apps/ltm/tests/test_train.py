@@ -14,10 +14,11 @@ from torch import Tensor
 from apps._runner import UserError, checkpoint
 from apps.ltm.cells import Cell, named
 from apps.ltm.data import Text, prepare
+from apps.ltm.learner import Learner
 from apps.ltm.settings import Corpus, Settings, Train
 from apps.ltm.single import run_cell
 from apps.ltm.state import put_module
-from apps.ltm.train import Learner, load_model
+from apps.ltm.train import load_model
 from lv_core import Rows, normal
 from lv_text import Inference, ThoughtConfig
 

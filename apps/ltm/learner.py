@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from apps._runner import UserError
 from apps.ltm.cells import Cell
+from apps.ltm.compiling import compiled_upper
 from apps.ltm.data import Text
 from apps.ltm.distributed import gathered, spread, syncing
 from apps.ltm.path_sum import visited
+from apps.ltm.scores import IGNORED
 from apps.ltm.settings import Settings
 from apps.ltm.state import module_state, optimizer_state, put_module, put_optimizer
 from lv_core import DiagonalGaussian, Rows, normal, stream
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
 __all__ = ["Learner", "built"]
-
-IGNORED = -100
 
 
 class Learner:
@@ -67,6 +67,7 @@ class Learner:
             name: module if world == 1 else spread(module, sharded=self.sharded, idle=idle)
             for name, module in self.modules.items()
         }
+        self._compiled = torch.compile(self.model.decoder.upper) if plan.compile else None
         self.optimizer = self._optimizer()
         self.bank = self._bank()
         self.done = 0
@@ -84,10 +85,11 @@ class Learner:
         (tokens,) = self._everywhere([float((batch.y != IGNORED).sum())])
         logs: dict[str, float] = {}
         parts = list(_split(batch, plan.micro_batch))
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            for name, value in self._gather(part, tokens, sync=last).items():
-                logs[name] = logs.get(name, 0.0) + value
+        with compiled_upper(self.model, self._compiled):
+            for number, part in enumerate(parts):
+                last = number == len(parts) - 1
+                for name, value in self._gather(part, tokens, sync=last).items():
+                    logs[name] = logs.get(name, 0.0) + value
         totals = self._everywhere(list(logs.values()))
         norm: Any = nn.utils.clip_grad_norm_(self._parameters(), plan.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP shards it

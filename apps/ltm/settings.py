@@ -63,6 +63,9 @@ class Train:
     kl_warm_up: float = 0.0
     """share of the iterations over which the divergence's weight rises from 0 to 1; none in the
     paper"""
+    compile: bool = False
+    """whether the decoder's layers are compiled for training: saves about a seventh of an update
+    at small sizes, after a build of a minute or two"""
     save_every: int = 200
     """updates between checkpoints"""
 

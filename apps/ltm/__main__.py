@@ -75,6 +75,11 @@ def _check(settings: Settings) -> None:
     for name in ("blocks", "quick_blocks", "batch_size", "samples"):
         if (value := getattr(settings.evaluate, name)) < 1:
             raise UserError(f"evaluate.{name} must be positive, got {value}")
+    for name in ("test_blocks", "prior_blocks"):
+        if (value := getattr(settings.evaluate, name)) < 0:
+            raise UserError(f"evaluate.{name} must not be negative, got {value}")
+    if settings.evaluate.priors and settings.evaluate.prior_blocks < 8:
+        raise UserError("evaluate.priors are fitted on evaluate.prior_blocks, at least 8")
     if any(steps < 1 for steps in settings.evaluate.steps):
         raise UserError(f"evaluate.steps must be positive, got {settings.evaluate.steps}")
     if settings.evaluate.every < 0:
@@ -94,7 +99,7 @@ def _check_study(settings: Settings) -> None:
 
 def _report(run: Run, settings: Settings) -> None:
     from apps._runner.pool import run_pieces
-    from apps.ltm import figures, results
+    from apps.ltm import figures, results, results_study
     from apps.ltm.cells import plan
     from apps.ltm.data import open_text
     from apps.ltm.judge import judge_samples
@@ -115,12 +120,15 @@ def _report(run: Run, settings: Settings) -> None:
     if not run.is_main:
         return
     judge_samples(records, text)
+    study = bool(settings.study.pieces)
+    more = {"gains": results_study.study_metrics(records)} if study else {}
+    tables = results.tables(records)
     try:
         run.finish(
-            results.metrics(records),
-            results.claims(records),
-            figures.draw(records),
-            tables=results.tables(records),
+            results.metrics(records) | more,
+            (results_study.study_claims if study else results.claims)(records),
+            (figures.draw_study if study else figures.draw)(records),
+            tables=results_study.study_tables(records) | tables if study else tables,
             notes=NOTES,
             seeds=sorted({record["seed"] for record in records}),
         )

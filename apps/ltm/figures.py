@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from apps.ltm import figures_numbers, figures_text, figures_training
+from apps.ltm import figures_numbers, figures_study, figures_text, figures_training
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_study"]
 
 
 def draw(records: Sequence[dict[str, Any]]) -> dict[str, object]:
@@ -26,5 +26,15 @@ def draw(records: Sequence[dict[str, Any]]) -> dict[str, object]:
         "Latents by layer": figures_text.layers(records),
         "Samples from the prior": figures_text.prior_samples(records),
         "Reconstructions": figures_text.reconstructions(records),
+    }
+    return {title: drawn for title, drawn in found.items() if drawn is not None}
+
+
+def draw_study(records: Sequence[dict[str, Any]]) -> dict[str, object]:
+    """Returns the figures of a study: what every piece gains, here and on the test split."""
+    found = {
+        "Gains over the autoregressive model": figures_study.study_gains(records),
+        "Gains on the test split": figures_study.study_gains(records, split="test"),
+        "Training curves": figures_training.training_curves(records),
     }
     return {title: drawn for title, drawn in found.items() if drawn is not None}

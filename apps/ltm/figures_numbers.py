@@ -19,7 +19,7 @@ from apps.ltm.figures_style import (
     thoughts,
     token_cost,
 )
-from apps.ltm.results import way_of
+from apps.ltm.scores import way_of
 from lv_core.random import stream
 from lv_text.metrics import BootstrapEstimate, paired_bootstrap
 
@@ -102,7 +102,12 @@ def side_by_side(records: Sequence[Record]) -> tuple["Figure", str] | None:
     exact = [token_cost(record["held_out"]["nll"], "nll") for record in bases]
     for ax, (number, title) in zip(axes, _NUMBERS, strict=False):
         values = {
-            name: [token_cost(r["held_out"]["bounds"][way_of(dict(r))], number) for r in group]
+            name: [
+                token_cost(
+                    r["held_out"]["bounds"][way_of(r["kind"], r["inference"]["steps"])], number
+                )
+                for r in group
+            ]
             for name, group in groups.items()
         }
         tinted = number == _NUMBERS[0][0]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from apps.ltm.evaluate import per_token
 from apps.ltm.results import TITLES, by_variant
+from apps.ltm.scores import per_token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

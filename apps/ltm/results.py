@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from apps.ltm.evaluate import per_token
+from apps.ltm.scores import per_token, way_of
 
-__all__ = ["by_variant", "claims", "metrics", "tables", "way_of"]
+__all__ = ["by_variant", "claims", "metrics", "tables"]
 
 Record = dict[str, Any]
 
@@ -39,11 +39,6 @@ def by_variant(records: Sequence[Record]) -> dict[str, list[Record]]:
     for record in records:
         found.setdefault(record["variant"], []).append(record)
     return found
-
-
-def way_of(record: Record) -> str:
-    """Returns the name of the inference that a model was trained with."""
-    return "encoder" if record["kind"] == "encoder" else str(record["inference"]["steps"])
 
 
 def metrics(records: Sequence[Record]) -> dict[str, Any]:
@@ -115,7 +110,7 @@ def tables(records: Sequence[Record]) -> dict[str, list[dict[str, object]]]:
         if variant == "ar":
             row["exact NLL"] = _list(_values(group, "", "nll"))
         else:
-            way = way_of(group[0])
+            way = _way(group[0])
             row |= {
                 "shared-noise number (no bound)": _list(_values(group, way, NUMBERS[0])),
                 "valid bound": _list(_values(group, way, "nelbo")),
@@ -144,7 +139,7 @@ def tables(records: Sequence[Record]) -> dict[str, list[dict[str, object]]]:
 
 
 def _noise_claims(add: Any, group: Sequence[Record], variant: str, baseline: list[float]) -> None:  # noqa: ANN401
-    title, way = TITLES[variant], way_of(group[0])
+    title, way = TITLES[variant], _way(group[0])
     shared = _values(group, way, "nelbo_shared_noise")
     kl, floor = _values(group, way, "kl"), _values(group, way, "kl_floor")
     fitted = [a - b for a, b in zip(shared, kl, strict=True)]
@@ -199,8 +194,8 @@ def _valid_claim(add: Any, group: Sequence[Record], variant: str, baseline: list
         f"{_list(best)} against {_list(baseline)}",
         max(best) < min(baseline),
     )
-    kl = _values(group, way_of(group[0]), "kl")
-    floor = _values(group, way_of(group[0]), "kl_floor")
+    kl = _values(group, _way(group[0]), "kl")
+    floor = _values(group, _way(group[0]), "kl_floor")
     add(
         f"{TITLES[variant]}: KL rises above its floor by more than 0.01",
         "not reported",
@@ -210,7 +205,7 @@ def _valid_claim(add: Any, group: Sequence[Record], variant: str, baseline: list
 
 
 def _collapse_claim(add: Any, group: Sequence[Record], variant: str) -> None:  # noqa: ANN401
-    kl = _values(group, way_of(group[0]), "kl")
+    kl = _values(group, _way(group[0]), "kl")
     add(
         f"(3) {TITLES[variant]} at KL weight 1: KL below 0.02",
         "collapses",
@@ -262,6 +257,11 @@ def _entropy_claim(add: Any, group: Sequence[Record], variant: str) -> None:  # 
 # Numbers
 
 
+def _way(record: Record) -> str:
+    """Returns the name of the inference that a model was trained with."""
+    return way_of(record["kind"], record["inference"]["steps"])
+
+
 def _own_ways(record: Record) -> list[str]:
     """Returns the numbers of steps, without the released schedule."""
     return [way for way in record["held_out"]["bounds"] if "released" not in way]
@@ -294,7 +294,7 @@ def _perplexities(records: Sequence[Record]) -> list[dict[str, object]]:
             found = [
                 record["held_out"]["nll"]
                 if variant == "ar"
-                else record["held_out"]["bounds"][way_of(record)]
+                else record["held_out"]["bounds"][_way(record)]
                 for record in group
             ]
             rows.append(

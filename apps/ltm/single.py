@@ -10,7 +10,7 @@ import torch
 from apps._runner.run import write_json
 from apps.ltm.cells import Cell
 from apps.ltm.data import Text
-from apps.ltm.evaluate import evaluate
+from apps.ltm.evaluate import confirm, evaluate
 from apps.ltm.operations import operations, throughput, used_parameters
 from apps.ltm.samples import prior_texts
 from apps.ltm.settings import Settings
@@ -66,6 +66,8 @@ def run_cell(
             "held_out": evaluate(cell, model, encoder, settings, text, learner.device),
             "samples": prior_texts(cell, model, settings, text, learner.device),
         }
+        if settings.evaluate.test_blocks:
+            record["test"] = confirm(cell, model, encoder, settings, text, learner.device)
     if accelerator.is_main_process:
         write_json(path, record)
     accelerator.wait_for_everyone()
@@ -82,8 +84,8 @@ def _uncached() -> "AutocastKwargs":
 def read_record(path: Path) -> dict[str, Any]:
     """Returns the record of a finished cell; what JSON calls null is no number, NaN."""
     record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    measured = ("curve", "held_out", "samples", "operations", "throughput")
-    return record | {key: _with_nan(record[key]) for key in measured}
+    measured = ("curve", "held_out", "samples", "operations", "throughput", "test")
+    return record | {key: _with_nan(record[key]) for key in measured if key in record}
 
 
 def _with_nan(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds

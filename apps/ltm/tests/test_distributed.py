@@ -16,8 +16,8 @@ from apps._runner import checkpoint
 from apps.ltm.__main__ import main
 from apps.ltm.cells import named
 from apps.ltm.data import Text, prepare
+from apps.ltm.learner import Learner
 from apps.ltm.settings import Corpus, Settings, Train
-from apps.ltm.train import Learner
 from lv_text import Inference, ThoughtConfig
 
 pytestmark = pytest.mark.dist

@@ -14,10 +14,11 @@ from torch import Tensor
 from apps._runner import UserError, checkpoint
 from apps.ltm.cells import Cell, named
 from apps.ltm.data import Text, prepare
+from apps.ltm.learner import Learner
 from apps.ltm.settings import Corpus, Settings, Train
 from apps.ltm.single import run_cell
 from apps.ltm.state import put_module
-from apps.ltm.train import Learner, load_model
+from apps.ltm.train import load_model
 from lv_core import Rows, normal
 from lv_text import Inference, ThoughtConfig
 
@@ -324,3 +325,17 @@ def test_an_unknown_model_of_a_run_is_told(make: Make, text: Text, tmp_path: Pat
             assert torch.equal(kept.state_dict()[name], value)
     with pytest.raises(UserError, match="holds no model 'two'; there are: one"):
         load_model(tmp_path, "two", text)
+
+
+# torch looks at .grad of the latents while it traces
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same_and_leave_the_model_as_it_was(make: Make):
+    plain, compiled = make("fresh"), make("fresh", train={"compile": True})
+    for _ in range(2):
+        a, b = plain.step(), compiled.step()
+        assert a["nll"] == pytest.approx(b["nll"], rel=1e-4)
+    for one, two in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
+    # evaluation, with its other shapes, runs the layers themselves
+    assert "upper" not in vars(compiled.model.decoder)

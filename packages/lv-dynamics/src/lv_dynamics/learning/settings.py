@@ -94,8 +94,8 @@ class LearningSettings:
     energy_clip: float = 10.0
     """largest norm of its gradient"""
     energy_from: float | None = None
-    """share from which the energy prior is learned; None = when the warm-up ends, or, for methods
-    without one, when the curriculum ends"""
+    """share from which the energy prior is learned; None = when the curriculum ends. Before the
+    warm-up ends it learns from rows of the table with their noise"""
     prior_steps: int | None = None
     """steps of the prior's chains while learning; None = the prior's own"""
 
@@ -165,9 +165,7 @@ class LearningSettings:
 
     def learns_energy(self, done: int) -> bool:
         """Returns whether the update after `done` ones learns the energy prior."""
-        start = self.energy_from
-        if start is None:
-            start = self.warm_up if self.method == "persistent" else self.curriculum
+        start = self.curriculum if self.energy_from is None else self.energy_from
         return self.progress(done) >= start
 
     def decay(self, done: int) -> float:

@@ -303,3 +303,19 @@ def test_subsets_are_shown_to_half_of_the_sequences():
     # a sequence is shown alike in another batch
     alone = source._shown(data[7], Rows.of(0, [7], "shown"))
     assert torch.equal(alone.rows[0], shown.rows[7])
+
+
+def test_an_entry_that_is_constant_up_to_rounding_does_not_set_the_scale():
+    data = waves(6)
+    still = 1e-8 * torch.randn(data.values.shape, generator=stream(0, "rounding"))
+    both = Sequences(data.times, torch.cat([data.values, still], -1))
+    model = tiny(observed=(2,), sigma="learned")
+    log = Learner(model, both, replace(SHORT, iterations=3)).step()
+    assert math.isfinite(log["loss"])
+    start = model.noise.sigma / SHORT.sigma_start
+    spread = data.values.std()
+    assert start.tolist() == pytest.approx([float(spread), 1.0], rel=0.05)
+    small = Sequences(data.times, torch.cat([data.values, 1e4 * still], -1))  # a unit, no rounding
+    other = tiny(observed=(2,), sigma="learned")
+    Learner(other, small, replace(SHORT, iterations=3)).step()
+    assert other.noise.sigma[1] < 1e-3

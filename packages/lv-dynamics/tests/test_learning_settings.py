@@ -11,7 +11,7 @@ def test_the_phases_follow_each_other():
     s = LearningSettings(iterations=100, warm_up=0.6, curriculum=0.4, anneal=0.5)
     assert [s.horizon_at(k) for k in (0, 9, 10, 39, 40, 99)] == [0.2, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert [s.in_warm_up(k) for k in (0, 59, 60, 99)] == [True, True, False, False]
-    assert [s.learns_energy(k) for k in (0, 59, 60, 99)] == [False, False, True, True]
+    assert [s.learns_energy(k) for k in (0, 39, 40, 99)] == [False, False, True, True]
     assert [s.sigma_share_at(k) for k in (0, 25, 50, 99)] == [1.0, 0.5, 0.0, 0.0]
     assert s.decay(0) == 1.0
     assert s.decay(100) == s.decay(150) == pytest.approx(s.lr_end)

@@ -193,6 +193,21 @@ def test_gaussian_crps_is_the_integral_of_its_definition():
     assert float(gaussian_crps(at, width * 1.1, target)) != pytest.approx(left + right, rel=1e-2)
 
 
+def test_gaussian_crps_without_spread_is_the_absolute_error(target):
+    mean, std = draw(4, 9, 2), torch.tensor([0.0, 2.0]).double()
+    y, x = entries(target, mean)
+    near = float(gaussian_crps(mean, std + 1e-9, target))
+    assert float(gaussian_crps(mean, std, target)) == pytest.approx(near, abs=1e-8)
+    alone = float(gaussian_crps(mean, std * 0, target))
+    assert alone == pytest.approx(np.abs(x - y).mean())
+    assert alone != pytest.approx(near, rel=1e-2)
+
+
+def test_log_score_refuses_forecasts_without_spread(target):
+    with pytest.raises(ValueError, match=r"std must be positive, got 0\.0 as"):
+        log_score(draw(1, 4, 9, 2), torch.zeros(()).double(), target)
+
+
 def test_crps_of_many_samples_is_that_of_their_distribution(target):
     mean, std = draw(4, 9, 2), torch.tensor([0.5, 2.0]).double()
     exact = float(gaussian_crps(mean, std, target))
@@ -213,8 +228,9 @@ def test_log_score_is_the_density_of_the_mixture(target):
 @pytest.mark.parametrize("score", [gaussian_crps, log_score])
 def test_scores_refuse_bad_forecasts(score, target):
     mean = draw(4, 9, 2) if score is gaussian_crps else draw(1, 4, 9, 2)
-    with pytest.raises(ValueError, match="std must be positive, got 0"):
-        score(mean, torch.zeros(()).double(), target)
+    rule = "must not be negative" if score is gaussian_crps else "must be positive"
+    with pytest.raises(ValueError, match=f"std {rule}, got -1.0 as the smallest"):
+        score(mean, -torch.ones(()).double(), target)
     with pytest.raises(ValueError, match="must end in the shape"):
         score(mean[..., :1], torch.ones(()).double(), target)
     mean[..., 1, 0, 0] = math.nan

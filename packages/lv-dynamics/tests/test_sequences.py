@@ -255,7 +255,7 @@ def test_only_keeps_given_rows_where_they_were_observed():
         [False, True, False, False],
     ]
     assert torch.equal(data.only(keep).times, data.times)
-    with pytest.raises(ValueError, match="sequence 1.*no observed entry"):
+    with pytest.raises(ValueError, match=r"sequence 1.*no observed entry"):
         data.only(torch.tensor([[True] * 4, [False, False, False, True]]))
     with pytest.raises(ValueError, match=r"\(2, 4\), got \(2, 3\)"):
         data.only(keep[:, :3])

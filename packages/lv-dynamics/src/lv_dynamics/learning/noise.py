@@ -29,9 +29,12 @@ class NoiseLevel:
         mean = data.values.sum((0, 1)) / count
         square = torch.where(mask, data.values - mean, 0.0).square().sum((0, 1))
         # Pooled where entries share a sigma; an entry that is constant or never seen counts as 1.
+        # Constant means up to rounding: of a joint that never moves scaling leaves some 1e-8,
+        # whose square as a variance would make the loss infinite.
+        rounding = 16 * torch.finfo(square.dtype).eps * data.values.abs().max()
         total = count.sum_to_size(noise.sigma.shape)
         spread = (square.sum_to_size(noise.sigma.shape) / total).sqrt().to(noise.sigma)
-        spread = torch.where(spread > 0, spread, 1.0)
+        spread = torch.where(spread > rounding, spread, 1.0)
         self._start = settings.sigma_start * spread
         self._end = settings.sigma_end * spread if noise.learned else noise.sigma.clone()
 

@@ -84,22 +84,28 @@ def gaussian_crps(
 ) -> Float[Tensor, ""]:
     """Returns the continuous ranked probability score of normal forecasts, in closed form.
 
-    std (w (2 Phi(w) - 1) + 2 phi(w) - 1 / sqrt(pi)) with w = (y - mean) / std.
+    std (w (2 Phi(w) - 1) + 2 phi(w) - 1 / sqrt(pi)) with w = (y - mean) / std; where std is 0 its
+    limit, the absolute error.
 
     Arguments:
         mean: Means, shape of `target.values`.
-        std: Standard deviations with observation noise, positive; broadcast against the means.
+        std: Standard deviations with observation noise, not negative; broadcast against the means.
         target: What was observed.
+
+    Raises:
+        ValueError: If a deviation is negative or NaN, shapes differ, or a forecast is NaN.
 
     Source:
         Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation", 2007.
     """
     _check_shape("mean", mean, target)
-    _check_std(std)
-    w = (target.values - mean) / std
+    if not bool((std >= 0).all()):
+        raise ValueError(f"std must not be negative, got {float(std.min())} as the smallest")
+    error = target.values - mean
+    w = error / torch.where(std > 0, std, 1.0)
     density = torch.exp(-w.square() / 2) / math.sqrt(2 * math.pi)
     score = std * (w * torch.erf(w / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
-    return _mean(score, target)
+    return _mean(torch.where(std > 0, score, error.abs()), target)
 
 
 def log_score(
@@ -119,7 +125,8 @@ def log_score(
         target: What was observed.
     """
     _check_shape("means", means[0], target)
-    _check_std(std)
+    if not bool((std > 0).all()):
+        raise ValueError(f"std must be positive, got {float(std.min())} as the smallest")
     w = (target.values - means) / std
     density = -w.square() / 2 - torch.log(std) - math.log(2 * math.pi) / 2
     return _mean(density.logsumexp(0) - math.log(len(means)), target)
@@ -148,8 +155,3 @@ def _check_interval(low: Tensor, high: Tensor, target: Sequences) -> None:
     ends = torch.where(mask, low, 0.0), torch.where(mask, high, 0.0)
     if not bool((ends[0] <= ends[1]).all()):  # NaN included
         raise ValueError("low must not exceed high, nor be NaN, where something was observed")
-
-
-def _check_std(std: Tensor) -> None:
-    if not bool((std > 0).all()):
-        raise ValueError(f"std must be positive, got {float(std.min())} as the smallest")

@@ -55,8 +55,9 @@ def _check(settings: Settings) -> None:
     for name in ("train", "valid", "test"):
         if (value := getattr(settings.data_sets, name)) < 0:
             raise UserError(f"data_sets.{name} must not be negative, got {value}")
-    if settings.encoder_factor <= 0:
-        raise UserError(f"encoder_factor must be positive, got {settings.encoder_factor}")
+    for name in ("encoder_factor", "short_factor"):
+        if getattr(settings, name) <= 0:
+            raise UserError(f"{name} must be positive, got {getattr(settings, name)}")
     if settings.precision != "fp32":
         raise UserError("this app runs in float32 alone: leave out --precision")
     for name in ("samples", "encoder_draws", "shown"):

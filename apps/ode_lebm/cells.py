@@ -91,5 +91,6 @@ def learning_of(cell: Cell, settings: Settings) -> LearningSettings:
         updates = round(found.iterations * settings.encoder_factor)
         return replace(found, method="encoder", iterations=updates)
     if way == "short":
-        return replace(found, method="short_run")
+        updates = round(found.iterations * settings.short_factor)
+        return replace(found, method="short_run", iterations=updates)
     return replace(found, method="persistent")

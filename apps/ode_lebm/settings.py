@@ -111,9 +111,11 @@ class Settings(RunSettings):
     """also write results/ode_lebm/<preset>-<device>.json"""
     save_every: int = 200
     """updates between checkpoints"""
-    encoder_factor: float = 2.0
+    encoder_factor: float = 1.0
     """updates of encoder variants and learned baselines for each update with chains, which costs
-    more; the seconds of all are in the report"""
+    about as much with the warm-up; the seconds of all are in the report"""
+    short_factor: float = 1.0
+    """the same for the paper's short cold chains, which cost several times as much"""
     data_sets: Data = Data()
     """sequences"""
     model: Model = Model()

@@ -140,6 +140,7 @@ def test_a_run_ended_in_learning_resumes_to_the_same_numbers(tmp_path: Path):
         (["--model.state", "-3"], "state must be positive"),
         (["--data-sets.test", "-1"], "data_sets.test must not be negative"),
         (["--encoder-factor", "0"], "encoder_factor must be positive"),
+        (["--short-factor", "0"], "short_factor must be positive"),
         (["--precision", "bf16"], "float32"),
     ],
 )

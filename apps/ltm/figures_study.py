@@ -31,23 +31,33 @@ def study_gains(
     if not found:
         return None
     order = sorted(found, key=lambda piece: _mean(found[piece].get("predictive", [])))
+    known = {measure for row in found.values() for measure in row}
+    shown = [place for place, panel in enumerate(_PANELS) if known & set(panel)]
     fig = figure(0.34 * len(order) + 1.5)
-    for ax, panel, title in zip(fig.subplots(1, 3, sharey=True), _PANELS, _TITLES, strict=True):
+    grid = fig.subplots(1, len(shown), sharey=True, squeeze=False)
+    for ax, place in zip(grid[0], shown, strict=True):
+        panel, title = _PANELS[place], _TITLES[place]
         ax.axvline(0, color="black", linestyle=(0, (4, 1.5)), linewidth=1)
         for number, measure in enumerate(panel):
             _draw(ax, order, found, measure, 0.36 * (number - (len(panel) - 1) / 2))
+        # The best pieces lie within hundredths of zero, the worst more than a nat below.
+        ax.set_xscale("symlog", linthresh=0.03, linscale=1.0)
+        ticks = [-1, -0.3, -0.1, -0.03, 0, 0.03, 0.1]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7.5)
+        ax.minorticks_off()
         plain(ax, title, "gain (nats per token)")
         ax.set_yticks(range(len(order)), order, fontsize=8)
         ax.set_ylim(-0.6, len(order) - 0.4)
         ax.grid(axis="x", color="0.92", linewidth=0.6)
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=7, frameon=False, loc="best")
+            ax.legend(fontsize=7, frameon=False, loc="upper left")
     return fig, (
         "Gain of every piece over the autoregressive model of the same seed, trained with as many "
         "operations, on the same sequences"
         + (" of the test split" if split == "test" else " of the held-out split")
         + "; bars are 95 % intervals of a paired bootstrap over sequences, one mark for each "
-        "seed. Right of the dashed line latents pay. Bounds can only understate a gain; a piece "
+        "seed; the axis is linear between -0.03 and 0.03 and logarithmic beyond. Right of the "
+        "dashed line latents pay. Bounds can only understate a gain; a piece "
         "without a posterior (its latent is a point) has none. Sorted by the predictive gain."
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from apps.ltm.results import TITLES, by_variant
 from apps.ltm.scores import per_token
+from apps.ltm.study import PIECES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +68,11 @@ class Line(NamedTuple):
 def line_of(variant: str) -> Line:
     """Returns color, marker and label of a variant; those of a study get one by their name."""
     other = _OTHERS[sum(variant.encode()) % len(_OTHERS)]
+    if variant in PIECES:  # too many for that: those beside each other in the table look alike
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
+
+        other = to_hex(colormaps["turbo"](0.05 + 0.9 * list(PIECES).index(variant) / len(PIECES)))
     return Line(
         _COLORS.get(variant, other), _MARKERS.get(variant, "."), TITLES.get(variant, variant)
     )

@@ -64,6 +64,7 @@ def training_curves(records: Sequence[Record]) -> tuple["Figure", str] | None:
         plain(axes[0, place], title, "updates", first)
         plain(axes[1, place], "", "training operations (GFLOP)", first)
         axes[1, place].set_xscale("log")
+        axes[1, place].xaxis.set_minor_formatter("")  # its labels would run into each other
         for ax in axes[:, place]:
             ax.grid(axis="y", color="0.92", linewidth=0.6)
     _cut(axes[0, 0], np.concatenate(heights))

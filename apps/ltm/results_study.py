@@ -123,7 +123,7 @@ def study_tables(records: Sequence[Record]) -> dict[str, list[dict[str, object]]
             row: dict[str, object] = {"piece": piece}
             if split == "held_out":
                 row |= {"what": PIECES[piece].why, "updates": own[0]["train"]["iterations"]}
-                row["KL a token"] = ", ".join(f"{_kl(r):.4f}" for r in own)
+                row["KL a token"] = ", ".join(_kl(r) for r in own)
             for measure, title_of in MEASURES.items():
                 if any(measure in m for m in gains(records, split=split).values()):
                     row[title_of] = "; ".join(_shown(g) for g in measures.get(measure, ()))
@@ -160,9 +160,10 @@ def _gain(
     return Gain(seed, estimate.value, estimate.low, estimate.high)
 
 
-def _kl(record: Record) -> float:
+def _kl(record: Record) -> str:
     numbers = record["held_out"]["bounds"][way_of(record["kind"], record["inference"]["steps"])]
-    return float(sum(numbers["kl"]) / sum(numbers["tokens"]))
+    kl = float(sum(numbers["kl"]) / sum(numbers["tokens"]))
+    return "-" if math.isnan(kl) else f"{kl:.4f}"  # a point has no divergence
 
 
 def _shown(gain: Gain) -> str:

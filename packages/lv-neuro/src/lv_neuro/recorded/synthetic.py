@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.signal import lfilter  # type: ignore[import-untyped]
+from scipy.signal import lfilter
 from torch import Tensor
 
 from lv_neuro import angles
